@@ -1,6 +1,7 @@
 """One JSON line per event, with the request's id; coloured text in development."""
 
 import logging
+import sys
 
 import structlog
 
@@ -16,7 +17,7 @@ def configure_logs(settings: Settings) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if settings.environment == "development":
-        render = [structlog.dev.ConsoleRenderer()]
+        render = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     else:
         render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(

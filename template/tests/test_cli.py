@@ -6,7 +6,9 @@ import time
 
 import httpx2
 
-SERVE = ["{{ project_slug }}", "serve"]
+from .conftest import COMMAND
+
+SERVE = [COMMAND, "serve"]
 
 
 def test_serve_answers_logs_json_and_stops(environment: dict[str, str]) -> None:

