@@ -8,8 +8,27 @@ nox.options.reuse_venv = "yes"
 nox.options.stop_on_first_error = True
 
 
-def install(session: nox.Session) -> None:
-    """Install what uv.lock says into the session's own environment."""
-    session.run_install(
-        "uv", "sync", "--locked", "--quiet", env={"UV_PROJECT_ENVIRONMENT": session.virtualenv.location}
-    )
+def run(session: nox.Session, *command: str) -> None:
+    """Run a command in an environment as uv.lock describes it."""
+    environment = {"UV_PROJECT_ENVIRONMENT": session.virtualenv.location}
+    session.run("uv", "run", "--locked", "--quiet", *command, *session.posargs, env=environment)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check the format, the lint and the types of the sources."""
+    run(session, "ruff", "format", "--check")
+    run(session, "ruff", "check")
+    run(session, "pyrefly", "check")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Test the questions, the renders, the updates, and the launcher of PostgreSQL."""
+    run(session, "pytest", "--numprocesses=2", "--ignore=tests/test_project.py")
+
+
+@nox.session
+def projects(session: nox.Session) -> None:
+    """Render projects, and run their checks, their tests and their servers."""
+    run(session, "pytest", "--numprocesses=2", "tests/test_project.py")

@@ -121,7 +121,7 @@ def add_middleware(app: FastAPI, settings: HttpSettings) -> None:
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["*"],
-            allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
+            allow_headers=["*"],
             expose_headers=["X-Request-ID"],
         )
     app.add_middleware(RequestMiddleware)

@@ -1,0 +1,250 @@
+"""Rendered projects at work: their checks, their tests, their servers, as their teams run them."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import mkdtemp
+
+import httpx2
+import pytest
+from harness import LONG, SHAPES, SHORT, make_environment, name, render, run
+from postgres import running
+
+UV = shutil.which("uv") or "uv"
+
+
+def succeed(project: Path, *command: str, **variables: str) -> str:
+    done = run(project, *command, **variables)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for temporary files, which must be empty again after the test."""
+    # pytest's own is private, and a PostgreSQL that root starts runs as another user.
+    folder = Path(mkdtemp(dir="/tmp"))  # noqa: S108
+    folder.chmod(0o1777)
+    monkeypatch.setenv("TMPDIR", str(folder))
+    yield folder
+    assert list(folder.glob("postgres*")) == []
+    shutil.rmtree(folder)
+
+
+def check_and_test(project: Path) -> None:
+    succeed(project, UV, "run", "poe", "check")
+    output = succeed(project, UV, "run", "poe", "test")
+    assert re.search(r"^=* ?\d+ passed in [\d.]+s", output, re.MULTILINE), output
+
+
+@pytest.mark.parametrize("names", [SHORT, LONG], ids=["short", "long"])
+@pytest.mark.parametrize("shape", SHAPES, ids=name)
+def test_checks_and_tests_pass(
+    template: Path,
+    tmp_path: Path,
+    temporary: Path,
+    shape: dict[str, str],
+    names: dict[str, str],
+) -> None:
+    check_and_test(render(template, tmp_path / "a project", **shape, **names))
+
+
+def follow_the_readme(project: Path) -> None:
+    """Remove the example in exactly the words of the rendered README."""
+    readme = (project / "README.md").read_text()
+    section = readme.split("## Remove the example\n")[1].split("\n## ")[0]
+    commands = re.findall(r"^    (.+)$", section, re.MULTILINE)
+    assert commands
+    for command in commands:
+        succeed(project, "sh", "-c", command)
+    edit = re.search(r"delete the two lines that contain `(\w+)` from `(\S+)`", section)
+    assert edit
+    path = project / edit[2]
+    lines = path.read_text().splitlines(keepends=True)
+    rest = [line for line in lines if edit[1] not in line]
+    assert len(lines) - len(rest) == 2
+    path.write_text("".join(rest))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=name)
+def test_the_example_can_be_removed(
+    template: Path, tmp_path: Path, temporary: Path, shape: dict[str, str]
+) -> None:
+    project = render(template, tmp_path / "project", **shape)
+    follow_the_readme(project)
+    assert "item" not in "".join(path.name for path in project.rglob("*") if ".venv" not in str(path))
+    check_and_test(project)
+
+
+def get_free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def find_processes(folder: Path) -> list[str]:
+    """Name what runs in a folder, or has its files there."""
+    found: list[str] = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            command = (process / "cmdline").read_text().replace("\0", " ")
+            if str(folder) in command or (process / "cwd").readlink().is_relative_to(folder):
+                found.append(command)
+    return found
+
+
+@contextmanager
+def developing(project: Path, **variables: str) -> Iterator[httpx2.Client]:
+    """Run `poe dev` until Ctrl-C, which must end all that it started."""
+    port = get_free_port()
+    environment = make_environment(PORT=str(port), **variables)
+    with subprocess.Popen(
+        [UV, "run", "poe", "dev"],
+        cwd=project,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            with httpx2.Client(base_url=f"http://127.0.0.1:{port}") as client:
+                wait_until_ready(client, process)
+                yield client
+        finally:
+            os.killpg(process.pid, signal.SIGINT)
+            output, _ = process.communicate(timeout=30)
+    assert f"http://127.0.0.1:{port}/docs" in output
+    assert "Traceback" not in output
+    deadline = time.monotonic() + 10
+    while find_processes(project) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert find_processes(project) == []
+
+
+def wait_until_ready(client: httpx2.Client, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        with suppress(httpx2.TransportError):
+            if client.get("/health/ready").status_code == 200:
+                return
+        time.sleep(0.05)
+    raise AssertionError("`poe dev` does not answer.")
+
+
+CREDENTIALS = {"email": "ada@example.com", "password": "correct horse battery"}
+
+
+def log_in(client: httpx2.Client) -> None:
+    form = {
+        "grant_type": "password",
+        "username": CREDENTIALS["email"],
+        "password": CREDENTIALS["password"],
+    }
+    token = client.post("/v1/auth/token", data=form).json()["access_token"]
+    client.headers["Authorization"] = f"Bearer {token}"
+
+
+def test_a_newcomer_signs_up_and_stores_items(
+    template: Path, tmp_path: Path, temporary: Path
+) -> None:
+    project = render(template, tmp_path / "my project")
+    with developing(project) as client:
+        assert client.get("/docs").status_code == 200
+        assert client.post("/v1/auth/users", json=CREDENTIALS).status_code == 201
+        log_in(client)
+        assert client.post("/v1/items", json={"name": "Lamp"}).status_code == 201
+        command = [UV, "run", "poe", "-q", "dev", "my-service", "create-admin", "grace@example.com"]
+        admin = subprocess.run(
+            command,
+            cwd=project,
+            env=make_environment(),
+            input="correct horse battery",
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert admin.stdout == "grace@example.com is an administrator.\n"
+        added = project / "src" / "my_service" / "added.py"
+        started = client.get("/health/live").headers["date"]
+        assert started
+        added.write_text("")
+    with developing(project) as client:
+        log_in(client)
+        assert [item["name"] for item in client.get("/v1/items").json()["items"]] == ["Lamp"]
+
+
+def test_a_service_without_a_database_is_developed(template: Path, tmp_path: Path) -> None:
+    project = render(template, tmp_path / "project", database="none")
+    with developing(project) as client:
+        assert client.get("/docs").status_code == 200
+        assert client.post("/v1/items", json={"name": "Lamp"}).status_code == 201
+        assert [item["name"] for item in client.get("/v1/items").json()["items"]] == ["Lamp"]
+    assert not (project / ".local").exists()
+
+
+def test_database_url_is_used_and_no_server_started(
+    template: Path, tmp_path: Path, temporary: Path
+) -> None:
+    project = render(template, tmp_path / "project", auth="none")
+    launcher = project / "dev" / "postgres.py"
+    launcher.write_text(
+        "class PostgresError(Exception): ...\n\n"
+        "def running(*arguments): raise AssertionError('a server of its own')\n"
+    )
+    with running() as url:
+        output = succeed(project, UV, "run", "poe", "test", DATABASE_URL=url)
+        assert "passed" in output
+        with developing(project, DATABASE_URL=url) as client:
+            assert client.post("/v1/items", json={"name": "Lamp"}).status_code == 201
+        other = url.replace("app_test", "postgres")
+        refused = run(project, UV, "run", "poe", "test", DATABASE_URL=other)
+        assert refused.returncode != 0
+        assert "its name does not end in _test" in refused.stdout
+    assert not (project / ".local").exists()
+
+
+def fail(project: Path, *command: str, **variables: str) -> str:
+    done = run(project, *command, **variables)
+    assert done.returncode == 1, done.stdout
+    assert "Traceback" not in done.stdout
+    return done.stdout
+
+
+def test_what_prevents_development_is_a_sentence(
+    template: Path, tmp_path: Path, temporary: Path
+) -> None:
+    project = render(template, tmp_path / "project")
+    dev = (UV, "run", "poe", "dev")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        output = fail(project, *dev, PORT=port)
+    assert f"Cannot listen on 127.0.0.1:{port}" in output
+    assert "Choose another --port, or PORT." in output
+    assert find_processes(project) == []
+
+    away = "postgresql://ada:hunter2@127.0.0.1:1/away"
+    output = fail(project, *dev, DATABASE_URL=away)
+    assert "Cannot connect to postgresql+asyncpg://ada:***@127.0.0.1:1/away" in output
+
+    output = fail(project, *dev, DATABASE_URL="mysql://ada:hunter2@127.0.0.1/orders")
+    assert "DATABASE_URL: " in output
+    assert "hunter2" not in output
+
+    shutil.rmtree(project / ".local")
+    (project / ".local").touch()
+    output = fail(project, *dev)
+    assert "PostgreSQL cannot use" in output
+
+
+def test_without_a_network_and_a_cache_uv_says_so(template: Path, tmp_path: Path) -> None:
+    project = render(template, tmp_path / "project", database="none")
+    done = run(project, UV, "run", "--offline", "poe", "dev", UV_CACHE_DIR=str(tmp_path / "empty"))
+    assert done.returncode != 0
+    assert "network was disabled" in done.stdout

