@@ -120,7 +120,11 @@ class User:
     """Another process that uses a server until it is told, or forced, to leave."""
 
     def __init__(
-        self, *arguments: Path, project: Path = MODULE.parent, uid: int | None = None, code: str = USER
+        self,
+        *arguments: Path,
+        project: Path = MODULE.parent,
+        uid: int | None = None,
+        code: str = USER,
     ) -> None:
         python = "/usr/bin/python3" if uid else sys.executable
         self.process = subprocess.Popen(
@@ -229,7 +233,9 @@ def test_interrupted_user(temporary: Path, number: signal.Signals) -> None:
 
 
 def test_forked_child_does_not_hold_up_its_parent(data: Path) -> None:
-    subprocess.run([sys.executable, "-c", FORKING_USER, data], cwd=MODULE.parent, timeout=20, check=True)
+    subprocess.run(
+        [sys.executable, "-c", FORKING_USER, data], cwd=MODULE.parent, timeout=20, check=True
+    )
     assert processes(data) == {}
 
 

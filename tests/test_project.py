@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
@@ -30,7 +30,7 @@ def succeed(project: Path, *command: str, **variables: str) -> str:
 def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder for temporary files, which must be empty again after the test."""
     # pytest's own is private, and a PostgreSQL that root starts runs as another user.
-    folder = Path(mkdtemp(dir="/tmp"))  # noqa: S108
+    folder = Path(mkdtemp(dir="/tmp"))
     folder.chmod(0o1777)
     monkeypatch.setenv("TMPDIR", str(folder))
     yield folder
@@ -79,7 +79,9 @@ def test_the_example_can_be_removed(
 ) -> None:
     project = render(template, tmp_path / "project", **shape)
     follow_the_readme(project)
-    assert "item" not in "".join(path.name for path in project.rglob("*") if ".venv" not in str(path))
+    assert "item" not in "".join(
+        path.name for path in project.rglob("*") if ".venv" not in str(path)
+    )
     check_and_test(project)
 
 
@@ -100,7 +102,7 @@ def find_processes(folder: Path) -> list[str]:
 
 
 @contextmanager
-def developing(project: Path, **variables: str) -> Iterator[httpx2.Client]:
+def developing(project: Path, **variables: str) -> Generator[httpx2.Client]:
     """Run `poe dev` until Ctrl-C, which must end all that it started."""
     port = get_free_port()
     environment = make_environment(PORT=str(port), **variables)

@@ -79,7 +79,7 @@ def test_a_name_is_rendered_wherever_it_appears(
 
 
 @pytest.mark.parametrize(
-    "description", ['"quoted" \\ and \'single\'', "{{ 7 * 7 }} {# x #} {% y %}", "ünïcödé 🚀 # $X"]
+    "description", ["\"quoted\" \\ and 'single'", "{{ 7 * 7 }} {# x #} {% y %}", "ünïcödé 🚀 # $X"]
 )
 def test_a_description_is_rendered_as_it_is(
     template: Path, tmp_path: Path, description: str

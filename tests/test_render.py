@@ -87,7 +87,7 @@ MODULES = {
     "pydantic_settings": "pydantic-settings",
     "uuid_utils": "uuid-utils",
 }
-# Distributions that others load by name: the server's loop and parser, the driver, the forms and addresses.
+# What is never imported here: others load it by its name.
 LOADED_BY_NAME = {"asyncpg", "email-validator", "httptools", "python-multipart", "uvloop"}
 
 
