@@ -36,7 +36,7 @@ LONG = {
     "project_name": "A Service Whose Name Is as Long as the Template Will Accept",
     "project_slug": "a-service-whose-slug-is-as-long-as-will-be-allowed",
     "package_name": "a_package_whose_name_is_as_long_as_may_b",
-    "description": 'Says "hello" to C:\\, {{ braces }}, {# hashes #}, ünïcödé, 🚀, # % $HOME and \'',
+    "description": 'Says "hello" to C:\\, {{ braces }}, {# hashes #}, ünïcödé, 🚀, # % $HOME \'',
 }
 
 
