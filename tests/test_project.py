@@ -7,14 +7,15 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
 
 import httpx2
 import pytest
-from harness import LONG, SHAPES, SHORT, make_environment, name, render, run
+import yaml
+from harness import CONFIG, LONG, SHAPES, SHORT, make_environment, name, render, run
 from postgres import running
 
 UV = shutil.which("uv") or "uv"
@@ -85,6 +86,26 @@ def test_the_example_can_be_removed(
     check_and_test(project)
 
 
+LIST_NAMES = """
+import sys
+from importlib.metadata import distributions, packages_distributions
+from pathlib import Path
+print(*(distribution.name for distribution in distributions()))
+print(*packages_distributions())
+print(*(path.name for path in Path(sys.executable).parent.iterdir()))
+"""
+
+
+def test_names_of_what_is_installed_are_taken(template: Path, tmp_path: Path) -> None:
+    project = render(template, tmp_path / "project")
+    names = succeed(project, UV, "run", "--quiet", "python", "-c", LIST_NAMES).lower().split()
+    possible = {name.replace("-", "_") for name in names if re.fullmatch(r"[a-z][\w-]*", name)}
+    taken = yaml.safe_load(CONFIG["project_names"]["default"])
+    assert {"fastapi", "typing_extensions", "pytest", "poe"} <= possible
+    assert possible - {"my_service"} <= set(taken)
+    assert {path.name for path in project.iterdir() if path.name.isidentifier()} <= set(taken)
+
+
 def get_free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]
@@ -124,10 +145,7 @@ def developing(project: Path, **variables: str) -> Generator[httpx2.Client]:
             output, _ = process.communicate(timeout=30)
     assert f"http://127.0.0.1:{port}/docs" in output
     assert "Traceback" not in output
-    deadline = time.monotonic() + 10
-    while find_processes(project) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert find_processes(project) == []
+    assert eventually(lambda: find_processes(project) == [])
 
 
 def wait_until_ready(client: httpx2.Client, process: subprocess.Popen[str]) -> None:
@@ -138,6 +156,20 @@ def wait_until_ready(client: httpx2.Client, process: subprocess.Popen[str]) -> N
                 return
         time.sleep(0.05)
     raise AssertionError("`poe dev` does not answer.")
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 20
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
+
+
+def read_title(client: httpx2.Client) -> str:
+    try:
+        return client.get("/openapi.json").json()["info"]["title"]
+    except httpx2.TransportError:  # between two processes
+        return ""
 
 
 CREDENTIALS = {"email": "ada@example.com", "password": "correct horse battery"}
@@ -173,10 +205,9 @@ def test_a_newcomer_signs_up_and_stores_items(
             check=True,
         )
         assert admin.stdout == "grace@example.com is an administrator.\n"
-        added = project / "src" / "my_service" / "added.py"
-        started = client.get("/health/live").headers["date"]
-        assert started
-        added.write_text("")
+        app = project / "src" / "my_service" / "app.py"
+        app.write_text(app.read_text().replace('title="My Service"', 'title="Ours"'))
+        assert eventually(lambda: read_title(client) == "Ours")
     with developing(project) as client:
         log_in(client)
         assert [item["name"] for item in client.get("/v1/items").json()["items"]] == ["Lamp"]
@@ -184,8 +215,10 @@ def test_a_newcomer_signs_up_and_stores_items(
 
 def test_a_service_without_a_database_is_developed(template: Path, tmp_path: Path) -> None:
     project = render(template, tmp_path / "project", database="none")
+    (project / ".env").write_text("HTTP_MAX_BODY_SIZE=50\n")
     with developing(project) as client:
         assert client.get("/docs").status_code == 200
+        assert client.post("/v1/items", json={"name": "x" * 50}).status_code == 413
         assert client.post("/v1/items", json={"name": "Lamp"}).status_code == 201
         assert [item["name"] for item in client.get("/v1/items").json()["items"]] == ["Lamp"]
     assert not (project / ".local").exists()
