@@ -10,7 +10,7 @@ settings = get_settings()
 configure_logs(settings)
 app = create_app(settings)
 
-# What is loaded now stays. Under load, to look at it again and again took most of the slowest
-# requests' time: 17 instead of 67 ms for the slowest of a hundred, measured.
+# What is loaded now stays, and the collector need not look at it again and again: under load the
+# 99th percentile fell from 67 to 17 ms, measured.
 gc.collect()
 gc.freeze()

@@ -80,25 +80,28 @@ class ProblemMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started = replaced = False
+        started = False
+        refusal = 0
 
         async def send_problem(message: Message) -> None:
-            nonlocal started, replaced
+            nonlocal started, refusal
             if message["type"] == "http.response.start":
                 started = True
-                media_type = Headers(raw=message["headers"]).get("Content-Type", "")
-                replaced = message["status"] >= 400 and media_type.startswith("text/plain")
-                if replaced:
-                    await problem(message["status"])(scope, receive, send)
-            if not replaced:
+                status, headers = message["status"], Headers(raw=message["headers"])
+                # An endpoint may answer with plain text. Only the body's limit comes after it.
+                if "endpoint" not in scope or status == 413:
+                    refusal = status if headers.get("Content-Type", "").startswith("text") else 0
+            if not refusal:
                 await send(message)
+            elif message["type"] == "http.response.body":
+                await problem(refusal, message["body"].decode())(scope, receive, send)
 
         try:
             await self.app(scope, receive, send_problem)
         except Exception:
-            logger.exception("unexpected error")
             if started:
                 raise  # so that the server cuts the connection: the response is not complete
+            logger.exception("unexpected error")
             await problem(500)(scope, receive, send)
 
 

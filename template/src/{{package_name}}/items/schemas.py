@@ -12,12 +12,13 @@ class ItemCreate(BaseModel):
 
 
 class ItemUpdate(BaseModel):
-    """A field that is left out keeps its value. Its default is never used, and null is refused."""
+    """A field that is left out keeps its value; null is refused."""
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(default="", min_length=1, max_length=200)
-    description: str = Field(default="", max_length=2000)
+    # Defaults that are never used: only what is set is written.
+    name: str = Field(default_factory=str, min_length=1, max_length=200)
+    description: str = Field(default_factory=str, max_length=2000)
 
 
 class ItemRead(BaseModel):

@@ -4,7 +4,7 @@ import asyncio
 import sys
 
 import click
-from pydantic import SecretStr, ValidationError
+from pydantic import ValidationError
 
 from ..database import open_database
 from ..errors import Conflict
@@ -16,15 +16,15 @@ from .tokens import Tokens
 
 
 def add_admin(settings: Settings, email: str) -> None:
-    """Raise `ValueError` with a sentence when the input is not valid or the address is taken."""
+    """Ask for a password and add the account."""
     try:
-        new = UserCreate(email=email, password=SecretStr(ask_password()))
+        new = UserCreate.model_validate({"email": email, "password": ask_password()})
         asyncio.run(_add_admin(settings, new))
     except ValidationError as error:
         rules = [f"{problem['loc'][0]}: {problem['msg']}" for problem in error.errors()]
-        raise ValueError("; ".join(rules)) from None
+        raise click.ClickException("; ".join(rules)) from None
     except Conflict as error:
-        raise ValueError(str(error)) from None
+        raise click.ClickException(str(error)) from None
 
 
 async def _add_admin(settings: Settings, new: UserCreate) -> None:

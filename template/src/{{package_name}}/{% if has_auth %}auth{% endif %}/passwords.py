@@ -7,7 +7,7 @@ from secrets import token_hex
 from anyio import CapacityLimiter, to_thread
 from argon2 import PasswordHasher
 from argon2.exceptions import VerifyMismatchError
-from pydantic import SecretStr
+from pydantic import Secret
 
 
 class Passwords:
@@ -21,12 +21,12 @@ class Passwords:
         self._limiter = CapacityLimiter(os.cpu_count() or 1)
         self._nobody = self._hasher.hash(token_hex())
 
-    async def hash(self, password: SecretStr) -> str:
+    async def hash(self, password: Secret[str]) -> str:
         return await to_thread.run_sync(
             self._hasher.hash, normalize(password), limiter=self._limiter
         )
 
-    async def verify(self, password: SecretStr, hashed: str | None) -> bool:
+    async def verify(self, password: Secret[str], hashed: str | None) -> bool:
         """Take as long for no hash as for one: time must not tell who has an account."""
         return await to_thread.run_sync(
             self._verify, normalize(password), hashed, limiter=self._limiter
@@ -39,6 +39,6 @@ class Passwords:
             return False
 
 
-def normalize(password: SecretStr) -> str:
+def normalize(password: Secret[str]) -> str:
     """The same characters, whatever keyboard and system composed them (NIST SP 800-63B)."""
     return unicodedata.normalize("NFKC", password.get_secret_value())

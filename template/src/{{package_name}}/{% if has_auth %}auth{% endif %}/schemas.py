@@ -2,12 +2,21 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, EmailStr, Field, SecretStr
+from email_validator import validate_email
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Secret
 
 Role = Literal["user", "admin"]
 
-# One account per address, however it is typed.
-Email = Annotated[EmailStr, AfterValidator(str.lower)]
+
+def normalize_email(address: str) -> str:
+    """One account per address, however it is typed. Raise `ValueError` for what is none."""
+    return validate_email(address, check_deliverability=False).normalized.lower()
+
+
+Email = Annotated[
+    str, AfterValidator(normalize_email), Field(json_schema_extra={"format": "email"})
+]
+Password = Annotated[str, Field(min_length=12, max_length=128)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +32,7 @@ class UserCreate(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     email: Email
-    password: SecretStr = Field(min_length=12, max_length=128)
+    password: Secret[Password]
 
 
 class UserRead(BaseModel):
@@ -35,14 +44,12 @@ class UserRead(BaseModel):
 
 
 class TokenRequest(BaseModel):
-    """A form as RFC 6749 §4.3.2 describes it. Unknown fields are ignored (§3.2).
+    """A form as RFC 6749 section 4.3.2 describes it; unknown fields are ignored (section 3.2)."""
 
-    The defaults let the service say what is missing in the words of the RFC.
-    """
-
+    # Nothing is required here: the service says in the words of the RFC what is missing.
     grant_type: str = ""
     username: str = ""
-    password: SecretStr = SecretStr("")
+    password: Secret[str] = Field(default_factory=lambda: Secret(""))
 
 
 class TokenRead(BaseModel):

@@ -1,13 +1,14 @@
 from http import HTTPStatus
+from uuid import UUID
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import Row, bindparam, select
 from sqlalchemy.exc import IntegrityError
 
 from ..database import Database
 from ..errors import AppError, Conflict
 from .models import User
 from .passwords import Passwords
-from .schemas import Caller, Role, TokenRead, TokenRequest, UserCreate
+from .schemas import Caller, Role, TokenRead, TokenRequest, UserCreate, normalize_email
 from .tokens import InvalidToken, Tokens
 
 # Built once: to build it takes as long as to run it, and it runs with every authenticated request.
@@ -51,15 +52,22 @@ class AuthService:
             raise TokenError("invalid_request", "The grant_type is missing.")
         if request.grant_type != "password":
             raise TokenError("unsupported_grant_type", "The grant_type should be password.")
-        if not request.username or not request.password:
+        if not request.username or not request.password.get_secret_value():
             raise TokenError("invalid_request", "The username or the password is missing.")
-        async with self._database.connect() as connection:
-            result = await connection.execute(FIND_PASSWORD, {"email": request.username.lower()})
-            found = result.one_or_none()
+        found = await self._find_password(request.username)
         hashed = found.password_hash if found else None
         if not await self._passwords.verify(request.password, hashed) or not found:
             raise TokenError("invalid_grant", "The email address or the password is wrong.")
         return self._tokens.issue(found.id)
+
+    async def _find_password(self, username: str) -> Row[UUID, str] | None:
+        try:
+            email = normalize_email(username)
+        except ValueError:
+            return None
+        # On the writer: a reader that lags behind may not know a new account yet.
+        async with self._database.write() as session:
+            return (await session.execute(FIND_PASSWORD, {"email": email})).one_or_none()
 
     async def identify(self, token: str) -> Caller:
         """Return the active user whose access token this is, or raise `InvalidToken`."""
