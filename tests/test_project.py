@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 import httpx2
 import pytest
@@ -35,7 +36,7 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder.chmod(0o1777)
     monkeypatch.setenv("TMPDIR", str(folder))
     yield folder
-    assert list(folder.glob("postgres*")) == []
+    assert eventually(lambda: list(folder.glob("postgres*")) == [])
     shutil.rmtree(folder)
 
 
@@ -86,6 +87,32 @@ def test_the_example_can_be_removed(
     check_and_test(project)
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=name)
+def test_a_feature_can_be_added(
+    template: Path, tmp_path: Path, temporary: Path, shape: dict[str, str]
+) -> None:
+    project = render(template, tmp_path / "project", **shape)
+    readme = (project / "README.md").read_text()
+    section = readme.split("## Add a feature\n")[1].split("\n## ")[0]
+    package = project / "src" / "my_service"
+    shutil.copytree(package / "items", package / "books")
+    for file in (package / "books").glob("*.py"):
+        text = file.read_text().replace("Item", "Book")
+        file.write_text(re.sub(r"(?<!\.)item", "book", text))  # but not the method `.items()`
+    app = package / "app.py"
+    lines = app.read_text().splitlines(keepends=True)
+    for line in [line for line in lines if "items" in line]:
+        lines.insert(lines.index(line) + 1, line.replace("items", "books"))
+    app.write_text("".join(lines))
+    tests = (project / "tests" / "test_items.py").read_text()
+    (project / "tests" / "test_books.py").write_text(tests.replace("/v1/items", "/v1/books"))
+    for command in re.findall(r"`(uv run poe dev alembic .+?)`", section):
+        succeed(project, "sh", "-c", command)
+    succeed(project, UV, "run", "poe", "format")
+    assert ("alembic" in section) == (shape["database"] != "none")
+    check_and_test(project)
+
+
 LIST_NAMES = """
 import sys
 from importlib.metadata import distributions, packages_distributions
@@ -111,14 +138,14 @@ def get_free_port() -> int:
         return listener.getsockname()[1]
 
 
-def find_processes(folder: Path) -> list[str]:
-    """Name what runs in a folder, or has its files there."""
-    found: list[str] = []
+def find_processes(folder: Path) -> dict[int, str]:
+    """Find what runs in a folder, or has its files there."""
+    found: dict[int, str] = {}
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             command = (process / "cmdline").read_text().replace("\0", " ")
             if str(folder) in command or (process / "cwd").readlink().is_relative_to(folder):
-                found.append(command)
+                found[int(process.name)] = command
     return found
 
 
@@ -145,10 +172,10 @@ def developing(project: Path, **variables: str) -> Generator[httpx2.Client]:
             output, _ = process.communicate(timeout=30)
     assert f"http://127.0.0.1:{port}/docs" in output
     assert "Traceback" not in output
-    assert eventually(lambda: find_processes(project) == [])
+    assert eventually(lambda: find_processes(project) == {})
 
 
-def wait_until_ready(client: httpx2.Client, process: subprocess.Popen[str]) -> None:
+def wait_until_ready(client: httpx2.Client, process: subprocess.Popen[Any]) -> None:
     deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:
         with suppress(httpx2.TransportError):
@@ -213,9 +240,27 @@ def test_a_newcomer_signs_up_and_stores_items(
         assert [item["name"] for item in client.get("/v1/items").json()["items"]] == ["Lamp"]
 
 
+@pytest.mark.parametrize("victim", ["poe", "dev"])
+def test_nothing_outlives_a_development_that_is_killed(
+    template: Path, tmp_path: Path, temporary: Path, victim: str
+) -> None:
+    project = render(template, tmp_path / "project", auth="none")
+    environment = make_environment(PORT=str(get_free_port()))
+    with subprocess.Popen([UV, "run", "poe", "dev"], cwd=project, env=environment) as process:
+        url = f"http://127.0.0.1:{environment['PORT']}"
+        with httpx2.Client(base_url=url) as client:
+            wait_until_ready(client, process)
+        pattern = {"poe": "bin/poe dev", "dev": "python -m dev"}[victim]
+        for number, command in find_processes(project).items():
+            if command.strip().endswith(pattern) and "uv run" not in command:
+                os.kill(number, signal.SIGKILL)
+        process.wait(30)
+    assert eventually(lambda: find_processes(project) == {})
+
+
 def test_a_service_without_a_database_is_developed(template: Path, tmp_path: Path) -> None:
     project = render(template, tmp_path / "project", database="none")
-    (project / ".env").write_text("HTTP_MAX_BODY_SIZE=50\n")
+    (project / ".env").write_text("HTTP_MAX_BODY_SIZE=50\nPORT=1\nENVIRONMENT=production\n")
     with developing(project) as client:
         assert client.get("/docs").status_code == 200
         assert client.post("/v1/items", json={"name": "x" * 50}).status_code == 413
@@ -236,6 +281,7 @@ def test_database_url_is_used_and_no_server_started(
     with running() as url:
         output = succeed(project, UV, "run", "poe", "test", DATABASE_URL=url)
         assert "passed" in output
+        (project / ".env").write_text("DATABASE_URL=postgresql://127.0.0.1:1/other\nPORT=1\n")
         with developing(project, DATABASE_URL=url) as client:
             assert client.post("/v1/items", json={"name": "Lamp"}).status_code == 201
         other = url.replace("app_test", "postgres")
@@ -262,7 +308,7 @@ def test_what_prevents_development_is_a_sentence(
         output = fail(project, *dev, PORT=port)
     assert f"Cannot listen on 127.0.0.1:{port}" in output
     assert "Choose another --port, or PORT." in output
-    assert find_processes(project) == []
+    assert find_processes(project) == {}
 
     away = "postgresql://ada:hunter2@127.0.0.1:1/away"
     output = fail(project, *dev, DATABASE_URL=away)
@@ -271,6 +317,13 @@ def test_what_prevents_development_is_a_sentence(
     output = fail(project, *dev, DATABASE_URL="mysql://ada:hunter2@127.0.0.1/orders")
     assert "DATABASE_URL: " in output
     assert "hunter2" not in output
+
+    output = fail(project, UV, "run", "poe", "test", DATABASE_URL=away + "_test")
+    assert "The tests have no database: " in output
+    assert "Connect call failed" in output
+
+    output = fail(project, *dev, "nonsense")
+    assert "There is no command nonsense." in output
 
     shutil.rmtree(project / ".local")
     (project / ".local").touch()
