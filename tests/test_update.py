@@ -26,7 +26,7 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     take_snapshot(template)
     sources = template / "template"
     ignored = (sources / ".gitignore.jinja").read_text()
-    (sources / ".gitignore.jinja").write_text(ignored.replace("dist/\n", "build/\n"))
+    (sources / ".gitignore.jinja").write_text(ignored.replace("/dist/\n", "/build/\n"))
     (sources / "old.txt").write_text("gone in version 2\n")
     package = sources / "src" / "{{package_name}}"
     schemas = (package / "items" / "schemas.py").read_text()
@@ -68,3 +68,24 @@ def test_an_update_equals_a_fresh_render(
         assert read(updated) == read(fresh)
         git(updated, "add", "--all")
         git(updated, "commit", "--allow-empty", "--message", "Update")
+
+
+@pytest.mark.parametrize(
+    "change", [{"auth": "none"}, {"database": "none", "auth": "none"}, {"ci": "none"}], ids=name
+)
+def test_an_answer_can_change_and_change_back(
+    releases: Path, tmp_path: Path, change: dict[str, str]
+) -> None:
+    project = render(releases, tmp_path / "project", ref="v2.0.0")
+    other = render(releases, tmp_path / "other", ref="v2.0.0", **change)
+    before = read(project)
+    assert read(other) != before
+    git(project, "init")
+    commit(project, "Start from the template")
+    back = {"database": "asyncpg", "auth": "password", "ci": "github"}
+    for answers, expected in ((change, read(other)), (back, before)):
+        copier.run_update(
+            project, data=answers, defaults=True, overwrite=True, quiet=True, unsafe=False
+        )
+        assert read(project) == expected
+        commit(project, "Change an answer")

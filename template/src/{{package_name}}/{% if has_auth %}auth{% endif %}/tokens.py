@@ -1,4 +1,4 @@
-"""Access tokens: JWTs that follow RFC 9068, signed and verified by this service alone."""
+"""Access tokens: JWTs of the type `at+jwt`, signed and verified by this service alone."""
 
 from datetime import timedelta
 from http import HTTPStatus
