@@ -323,7 +323,7 @@ def test_what_prevents_development_is_a_sentence(
     assert "Connect call failed" in output
 
     output = fail(project, *dev, "nonsense")
-    assert "There is no command nonsense." in output
+    assert "There is no command nonsense. Try" in output
 
     shutil.rmtree(project / ".local")
     (project / ".local").touch()

@@ -151,10 +151,6 @@ def test_names_of_python_are_taken() -> None:
     assert {name for name in names if re.fullmatch("[a-z][a-z0-9_]*", name)} <= taken
 
 
-def test_trust_is_never_needed() -> None:
-    assert not CONFIG.keys() & {"_tasks", "_migrations", "_jinja_extensions"}
-
-
 def test_the_readme_lists_each_question_and_value() -> None:
     readme = (ROOT / "README.md").read_text()
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", readme, re.MULTILINE))

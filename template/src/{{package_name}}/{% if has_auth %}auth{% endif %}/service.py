@@ -11,7 +11,7 @@ from .passwords import Passwords
 from .schemas import Caller, Role, TokenRead, TokenRequest, UserCreate, normalize_email
 from .tokens import InvalidToken, Tokens
 
-# Built once: to build it takes as long as to run it, and it runs with every authenticated request.
+# Built once, since they run with every authenticated request and every log-in.
 FIND_CALLER = select(User.id, User.email, User.role).where(
     User.id == bindparam("id"), User.is_active
 )
