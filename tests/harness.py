@@ -3,6 +3,8 @@
 import os
 import shutil
 import subprocess
+import time
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,18 @@ def render(template: Path | str, project: Path, *, ref: str | None = None, **ans
         str(template), project, data=answers, defaults=True, quiet=True, unsafe=False, vcs_ref=ref
     )
     return project
+
+
+def read_section(project: Path, title: str) -> str:
+    """Return what stands in the README of a project under a heading."""
+    return (project / "README.md").read_text().split(f"## {title}\n")[1].split("\n## ")[0]
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 20
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
 
 
 def make_environment(**variables: str) -> dict[str, str]:

@@ -7,8 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from tempfile import mkdtemp
 
 import postgres
 import pytest
+from harness import eventually
 from postgres import PostgresError, find_binaries, running
 
 PSQL = find_binaries() / "psql"
@@ -64,13 +64,6 @@ def kill_guards(temporary: Path) -> None:
     assert guards
     for guard in guards:
         os.kill(guard, signal.SIGKILL)
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 20
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return condition()
 
 
 def ask(url: str, question: str) -> str:

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
@@ -16,8 +16,19 @@ from typing import Any
 import httpx2
 import pytest
 import yaml
-from harness import CONFIG, LONG, SHAPES, SHORT, make_environment, name, render, run
-from postgres import running
+from harness import (
+    CONFIG,
+    LONG,
+    SHAPES,
+    SHORT,
+    eventually,
+    make_environment,
+    name,
+    read_section,
+    render,
+    run,
+)
+from postgres import free_port, running
 
 UV = shutil.which("uv") or "uv"
 
@@ -60,8 +71,7 @@ def test_checks_and_tests_pass(
 
 def follow_the_readme(project: Path) -> None:
     """Remove the example in exactly the words of the rendered README."""
-    readme = (project / "README.md").read_text()
-    section = readme.split("## Remove the example\n")[1].split("\n## ")[0]
+    section = read_section(project, "Remove the example")
     commands = re.findall(r"^    (.+)$", section, re.MULTILINE)
     assert commands
     for command in commands:
@@ -92,8 +102,7 @@ def test_a_feature_can_be_added(
     template: Path, tmp_path: Path, temporary: Path, shape: dict[str, str]
 ) -> None:
     project = render(template, tmp_path / "project", **shape)
-    readme = (project / "README.md").read_text()
-    section = readme.split("## Add a feature\n")[1].split("\n## ")[0]
+    section = read_section(project, "Add a feature")
     package = project / "src" / "my_service"
     shutil.copytree(package / "items", package / "books")
     for file in (package / "books").glob("*.py"):
@@ -133,11 +142,6 @@ def test_names_of_what_is_installed_are_taken(template: Path, tmp_path: Path) ->
     assert {path.name for path in project.iterdir() if path.name.isidentifier()} <= set(taken)
 
 
-def get_free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
 def find_processes(folder: Path) -> dict[int, str]:
     """Find what runs in a folder, or has its files there."""
     found: dict[int, str] = {}
@@ -152,7 +156,7 @@ def find_processes(folder: Path) -> dict[int, str]:
 @contextmanager
 def developing(project: Path, **variables: str) -> Generator[httpx2.Client]:
     """Run `poe dev` until Ctrl-C, which must end all that it started."""
-    port = get_free_port()
+    port = free_port()
     environment = make_environment(PORT=str(port), **variables)
     with subprocess.Popen(
         [UV, "run", "poe", "dev"],
@@ -183,13 +187,6 @@ def wait_until_ready(client: httpx2.Client, process: subprocess.Popen[Any]) -> N
                 return
         time.sleep(0.05)
     raise AssertionError("`poe dev` does not answer.")
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 20
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return condition()
 
 
 def read_title(client: httpx2.Client) -> str:
@@ -245,7 +242,7 @@ def test_nothing_outlives_a_development_that_is_killed(
     template: Path, tmp_path: Path, temporary: Path, victim: str
 ) -> None:
     project = render(template, tmp_path / "project", auth="none")
-    environment = make_environment(PORT=str(get_free_port()))
+    environment = make_environment(PORT=str(free_port()))
     with subprocess.Popen([UV, "run", "poe", "dev"], cwd=project, env=environment) as process:
         url = f"http://127.0.0.1:{environment['PORT']}"
         with httpx2.Client(base_url=url) as client:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from harness import CONFIG, ROOT, render, run
+from harness import CONFIG, QUESTIONS, ROOT, list_values, render, run
 
 
 @pytest.mark.parametrize(
@@ -154,13 +154,7 @@ def test_names_of_python_are_taken() -> None:
 def test_the_readme_lists_each_question_and_value() -> None:
     readme = (ROOT / "README.md").read_text()
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", readme, re.MULTILINE))
-    questions = {name for name, value in CONFIG.items() if is_asked(name, value)}
-    assert rows.keys() == questions
-    for name in questions:
-        for choice in CONFIG[name].get("choices", {}).values():
-            value = choice["value"] if isinstance(choice, dict) else choice
+    assert rows.keys() == QUESTIONS.keys()
+    for name, question in QUESTIONS.items():
+        for value in list_values(name) if "choices" in question else []:
             assert f"`{value}`" in rows[name], name
-
-
-def is_asked(name: str, question: object) -> bool:
-    return not name.startswith("_") and isinstance(question, dict) and "when" not in question

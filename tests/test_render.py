@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 import yaml
-from harness import LONG, ROOT, ROWS, SHAPES, SHORT, name, render
+from harness import LONG, ROOT, ROWS, SHAPES, SHORT, name, read_section, render
 
 
 class Project(NamedTuple):
@@ -141,7 +141,7 @@ def test_the_readme_of_the_template_shows_the_default_service(
 
 TRACES = {
     "database": r"sqlalchemy|asyncpg|alembic|postgres|database|migrat|SessionDep|transaction",
-    "auth": r"\bauth(?!-)|jwt|access.token|bearer|argon|sign.?up|current.?user|\badmin",
+    "auth": r"\bauth(?!-)|jwt|access.token|bearer|argon|sign.?up|anonymous|current.?user|\badmin",
     "ci": r"github|gitlab",
 }
 
@@ -176,8 +176,7 @@ def test_tasks_that_are_named_exist(project: Project) -> None:
 
 
 def test_the_way_of_one_request_names_what_is_there(project: Project) -> None:
-    readme = (project.path / "README.md").read_text()
-    way = readme.split("## The way of one request")[1].split("\n## ")[0]
+    way = read_section(project.path, "The way of one request")
     steps = re.findall(r"^    (?:200, or )?((?:\w+\.)+\w+) ", way, re.MULTILINE)
     assert len(steps) >= 5
     for step in steps:
