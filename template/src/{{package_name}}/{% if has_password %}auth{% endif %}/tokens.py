@@ -1,26 +1,19 @@
 """Access tokens: JWTs of the type `at+jwt`, signed and verified by this service alone."""
 
 from datetime import timedelta
-from http import HTTPStatus
-from typing import Any, ClassVar
+from typing import Any
 from uuid import UUID, uuid4
 
 import jwt
 
 from ..database import utc_now
-from ..errors import AppError
 from ..settings import AuthSettings
+from .bearer import InvalidToken
 from .schemas import TokenRead
 
 ALGORITHM = "HS256"
 TYPE = "at+jwt"
 CLAIMS = ["iss", "aud", "sub", "iat", "exp", "jti"]
-
-
-class InvalidToken(AppError):
-    status = HTTPStatus.UNAUTHORIZED
-    headers: ClassVar = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
-    detail = "The access token is not valid."
 
 
 class Tokens:

@@ -5,7 +5,7 @@ from typing import Literal
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel
 
-from .dependencies import DatabaseDep
+from .lifespan import Connection, ping
 
 router = APIRouter(prefix="/health", tags=["health"])
 
@@ -14,8 +14,8 @@ class Health(BaseModel):
     status: Literal["ok"] = "ok"
 
 
-async def ping_database(database: DatabaseDep) -> None:
-    await database.ping()
+async def ping_pools(connection: Connection) -> None:
+    await ping(connection.state)
 
 
 @router.get("/live")
@@ -24,7 +24,7 @@ async def live() -> Health:
     return Health()
 
 
-@router.get("/ready", dependencies=[Depends(ping_database)])
+@router.get("/ready", dependencies=[Depends(ping_pools)])
 async def ready() -> Health:
     """Send no requests while this answers 503."""
     return Health()

@@ -6,10 +6,11 @@ from sqlalchemy.exc import IntegrityError
 
 from ..database import Database
 from ..errors import AppError, Conflict
+from .bearer import InvalidToken
 from .models import User
 from .passwords import Passwords
 from .schemas import Caller, Role, TokenRead, TokenRequest, UserCreate, normalize_email
-from .tokens import InvalidToken, Tokens
+from .tokens import Tokens
 
 # Built once, since they run with every authenticated request and every log-in.
 FIND_CALLER = select(User.id, User.email, User.role).where(

@@ -1,0 +1,32 @@
+"""The bearer token of a request (RFC 6750), and what its sender is told when it is refused."""
+
+from http import HTTPStatus
+from typing import ClassVar
+
+from starlette.datastructures import Headers
+
+from ..errors import AppError
+
+
+class InvalidToken(AppError):
+    status = HTTPStatus.UNAUTHORIZED
+    headers: ClassVar = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+    detail = "The access token is not valid."
+
+
+class Forbidden(AppError):
+    status = HTTPStatus.FORBIDDEN
+
+
+def read_token(headers: Headers) -> str | None:
+    """Return the token, or None without credentials. Raise `InvalidToken` for any other kind.
+
+    Two headers are refused, since what is in front of the service may have checked the other one.
+    """
+    credentials = headers.getlist("Authorization")
+    if not credentials:
+        return None
+    scheme, _, token = credentials[0].partition(" ")
+    if len(credentials) > 1 or scheme.lower() != "bearer":
+        raise InvalidToken
+    return token
