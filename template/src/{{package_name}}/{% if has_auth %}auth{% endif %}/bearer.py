@@ -1,7 +1,7 @@
 """The bearer token of a request (RFC 6750), and what its sender is told when it is refused."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
-from typing import ClassVar
 
 from starlette.datastructures import Headers
 
@@ -10,7 +10,7 @@ from ..errors import AppError
 
 class InvalidToken(AppError):
     status = HTTPStatus.UNAUTHORIZED
-    headers: ClassVar = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+    headers: Mapping[str, str] = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
     detail = "The access token is not valid."
 
 

@@ -4,10 +4,13 @@ from fastapi import Depends
 from fastapi.requests import HTTPConnection
 from fastapi.security import OAuth2PasswordBearer
 
+from ..dependencies import SessionDep
 from ..lifespan import Connection
-from .bearer import read_token
-from .schemas import Caller
+from .bearer import Forbidden, read_token
+from .schemas import Caller, Role
 from .service import AuthService
+from .tokens import Claims
+from .users import UserService
 
 
 class PasswordBearer(OAuth2PasswordBearer):
@@ -18,12 +21,16 @@ class PasswordBearer(OAuth2PasswordBearer):
         return token
 
 
-BearerToken = Annotated[str, Depends(PasswordBearer(tokenUrl="v1/auth/token"))]
+TOKEN_URL = "v1/auth/token"  # noqa: S105
+BearerToken = Annotated[str, Depends(PasswordBearer(TOKEN_URL))]
+OptionalToken = Annotated[str | None, Depends(PasswordBearer(TOKEN_URL, auto_error=False))]
 
 
 async def get_auth_service(connection: Connection) -> AuthService:
     state = connection.state
-    return AuthService(state["database"], state["passwords"], state["tokens"])
+    return AuthService(
+        state["database"], state["passwords"], state["tokens"], state["settings"].auth
+    )
 
 
 AuthServiceDep = Annotated[AuthService, Depends(get_auth_service)]
@@ -34,3 +41,50 @@ async def get_current_user(auth: AuthServiceDep, token: BearerToken) -> Caller:
 
 
 CurrentUser = Annotated[Caller, Depends(get_current_user)]
+
+
+async def get_optional_user(auth: AuthServiceDep, token: OptionalToken) -> Caller | None:
+    return await auth.identify(token) if token is not None else None
+
+
+# None for a request without a token; one that is not valid is refused nevertheless.
+OptionalUser = Annotated[Caller | None, Depends(get_optional_user)]
+
+
+async def get_token_claims(connection: Connection, token: BearerToken) -> Claims:
+    return connection.state["tokens"].verify(token)
+
+
+# For endpoints that need no row: a token is good for them until it expires, whatever happened to
+# its session and its user since.
+TokenClaims = Annotated[Claims, Depends(get_token_claims)]
+
+
+class RequireRole:
+    """The current user, if it has the role."""
+
+    def __init__(self, role: Role) -> None:
+        self.role = role
+
+    async def __call__(self, user: CurrentUser) -> Caller:
+        if user.role != self.role:
+            raise Forbidden(f"This is for the role {self.role}.")
+        return user
+
+
+AdminUser = Annotated[Caller, Depends(RequireRole("admin"))]
+
+
+async def get_user_service(session: SessionDep, admin: AdminUser) -> UserService:
+    return UserService(session, admin)
+
+
+UserServiceDep = Annotated[UserService, Depends(get_user_service)]
+
+
+async def get_client_address(connection: Connection) -> str:
+    """Behind a proxy that FORWARDED_ALLOW_IPS names, uvicorn has put its client in the place."""
+    return connection.client.host if connection.client else ""
+
+
+ClientAddress = Annotated[str, Depends(get_client_address)]

@@ -2,12 +2,20 @@
 
 import os
 import unicodedata
+from pathlib import Path
 from secrets import token_hex
 
 from anyio import CapacityLimiter, to_thread
 from argon2 import PasswordHasher
 from argon2.exceptions import VerifyMismatchError
 from pydantic import Secret
+
+MIN_LENGTH = 12
+MAX_LENGTH = 128
+MAX_RAW_LENGTH = 1024  # before normalization, which composes characters
+
+# Of those that are long enough: what is tried first.
+COMMONEST = frozenset(Path(__file__).with_name("commonest_passwords.txt").read_text().split())
 
 
 class Passwords:
@@ -23,22 +31,37 @@ class Passwords:
 
     async def hash(self, password: Secret[str]) -> str:
         return await to_thread.run_sync(
-            self._hasher.hash, normalize(password), limiter=self._limiter
+            self._hasher.hash, normalize(password.get_secret_value()), limiter=self._limiter
         )
 
     async def verify(self, password: Secret[str], hashed: str | None) -> bool:
         """Take as long for no hash as for one: time must not tell who has an account."""
         return await to_thread.run_sync(
-            self._verify, normalize(password), hashed, limiter=self._limiter
+            self._verify, password.get_secret_value(), hashed, limiter=self._limiter
         )
 
     def _verify(self, password: str, hashed: str | None) -> bool:
         try:
-            return self._hasher.verify(hashed or self._nobody, password) and hashed is not None
+            given = normalize(password)
+            return self._hasher.verify(hashed or self._nobody, given) and hashed is not None
         except VerifyMismatchError:
             return False
 
+    def is_outdated(self, hashed: str) -> bool:
+        """Whether the parameters have changed since."""
+        return self._hasher.check_needs_rehash(hashed)
 
-def normalize(password: Secret[str]) -> str:
+
+def normalize(password: str) -> str:
     """The same characters, whatever keyboard and system composed them (NIST SP 800-63B)."""
-    return unicodedata.normalize("NFKC", password.get_secret_value())
+    return unicodedata.normalize("NFKC", password[:MAX_RAW_LENGTH])
+
+
+def check_password(password: str) -> str:
+    """Return it normalized, or raise `ValueError`."""
+    normalized = normalize(password)
+    if not MIN_LENGTH <= len(normalized) <= MAX_LENGTH:
+        raise ValueError(f"should have {MIN_LENGTH} to {MAX_LENGTH} characters")
+    if normalized.casefold() in COMMONEST:
+        raise ValueError("is one of the passwords that are guessed first")
+    return normalized

@@ -1,20 +1,38 @@
+from contextlib import suppress
+from datetime import timedelta
 from http import HTTPStatus
 from uuid import UUID
 
-from sqlalchemy import Row, bindparam, select
+from pydantic import Secret
+from sqlalchemy import Row, bindparam, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ..database import Database
 from ..errors import AppError, Conflict
-from .bearer import InvalidToken
-from .models import User
+from ..settings import AuthSettings
+from . import sessions
+from .bearer import Forbidden, InvalidToken
+from .models import User, UserSession
 from .passwords import Passwords
-from .schemas import Caller, Role, TokenRead, TokenRequest, UserCreate, normalize_email
+from .schemas import (
+    Caller,
+    PasswordChange,
+    RevocationRequest,
+    Role,
+    TokenRead,
+    TokenRequest,
+    UserCreate,
+    normalize_email,
+)
+from .throttle import Throttle
 from .tokens import Tokens
 
 # Built once, since they run with every authenticated request and every log-in.
-FIND_CALLER = select(User.id, User.email, User.role).where(
-    User.id == bindparam("id"), User.is_active
+FIND_CALLER = (
+    select(User.id, User.email, User.role)
+    .join(UserSession)
+    .where(User.id == bindparam("user_id"), UserSession.id == bindparam("session_id"))
+    .where(User.is_active)
 )
 FIND_PASSWORD = select(User.id, User.password_hash).where(
     User.email == bindparam("email"), User.is_active
@@ -31,14 +49,31 @@ class TokenError(AppError):
 
 
 class AuthService:
-    """Opens its own short transactions, so that none waits while a password is hashed."""
+    """Opens its own short transactions: none waits while a password is hashed, and what an attack
+    has set off is committed although the attacker is answered with an error.
+    """
 
-    def __init__(self, database: Database, passwords: Passwords, tokens: Tokens) -> None:
+    def __init__(
+        self, database: Database, passwords: Passwords, tokens: Tokens, settings: AuthSettings
+    ) -> None:
         self._database = database
         self._passwords = passwords
         self._tokens = tokens
+        self._settings = settings
 
-    async def sign_up(self, new: UserCreate, role: Role = "user") -> User:
+    async def sign_up(self, new: UserCreate, address: str) -> User:
+        """Tell that an address is taken, since nobody is asked by mail, but not many times."""
+        throttle = Throttle(address)
+        async with self._database.write() as session, session.begin():
+            await throttle.check(session)
+        try:
+            return await self.add_user(new)
+        except Conflict:
+            async with self._database.write() as session, session.begin():
+                await throttle.fail(session)
+            raise
+
+    async def add_user(self, new: UserCreate, role: Role = "user") -> User:
         hashed = await self._passwords.hash(new.password)
         user = User(email=new.email, password_hash=hashed, role=role)
         try:
@@ -48,33 +83,101 @@ class AuthService:
             raise Conflict("There is an account with this email address.") from error
         return user
 
-    async def grant_token(self, request: TokenRequest) -> TokenRead:
-        if not request.grant_type:
-            raise TokenError("invalid_request", "The grant_type is missing.")
-        if request.grant_type != "password":
-            raise TokenError("unsupported_grant_type", "The grant_type should be password.")
+    async def grant_token(self, request: TokenRequest, address: str) -> TokenRead:
+        match request.grant_type:
+            case "password":
+                return await self._log_in(request, address)
+            case "refresh_token":
+                return await self._refresh(request)
+            case "":
+                raise TokenError("invalid_request", "The grant_type is missing.")
+        description = "The grant_type should be password or refresh_token."
+        raise TokenError("unsupported_grant_type", description)
+
+    async def _log_in(self, request: TokenRequest, address: str) -> TokenRead:
         if not request.username or not request.password.get_secret_value():
             raise TokenError("invalid_request", "The username or the password is missing.")
-        found = await self._find_password(request.username)
-        hashed = found.password_hash if found else None
-        if not await self._passwords.verify(request.password, hashed) or not found:
-            raise TokenError("invalid_grant", "The email address or the password is wrong.")
-        return self._tokens.issue(found.id)
-
-    async def _find_password(self, username: str) -> Row[UUID, str] | None:
+        wrong = TokenError("invalid_grant", "The email address or the password is wrong.")
         try:
-            email = normalize_email(username)
+            email = normalize_email(request.username)
         except ValueError:
-            return None
+            email = ""  # which no account has
+        throttle = Throttle(address, email)
+        account = await self._check_password(email, request.password, throttle)
+        if account is None:
+            raise wrong
+        hashed = account.password_hash
+        if self._passwords.is_outdated(hashed):
+            hashed = await self._passwords.hash(request.password)
+        async with self._database.write() as session, session.begin():
+            # The password may have been changed while it was checked.
+            same = select(User).where(User.password_hash == account.password_hash, User.is_active)
+            same = same.where(User.id == account.id).with_for_update(key_share=True)
+            user = await session.scalar(same)
+            if user is None:
+                raise wrong
+            user.password_hash = hashed
+            await throttle.succeed(session)
+            await sessions.delete_expired(session, limit=100)
+            lifetime = timedelta(seconds=self._settings.refresh_token_lifetime)
+            return self._tokens.issue(await sessions.start(session, user.id, lifetime))
+
+    async def _check_password(
+        self, email: str, password: Secret[str], throttle: Throttle
+    ) -> Row[UUID, str] | None:
+        """Return the account if the password is right; take the same time if there is none."""
         # On the writer: a reader that lags behind may not know a new account yet.
-        async with self._database.write() as session:
-            return (await session.execute(FIND_PASSWORD, {"email": email})).one_or_none()
+        async with self._database.write() as session, session.begin():
+            await throttle.check(session)
+            account = (await session.execute(FIND_PASSWORD, {"email": email})).one_or_none()
+        hashed = account.password_hash if account else None
+        if await self._passwords.verify(password, hashed):
+            return account
+        async with self._database.write() as session, session.begin():
+            await throttle.fail(session)
+        return None
+
+    async def _refresh(self, request: TokenRequest) -> TokenRead:
+        token = request.refresh_token.get_secret_value()
+        if not token:
+            raise TokenError("invalid_request", "The refresh_token is missing.")
+        async with self._database.write() as session, session.begin():
+            grant = await sessions.rotate(session, token)
+        if grant is None:
+            raise TokenError("invalid_grant", "The refresh token is not valid.")
+        return self._tokens.issue(grant)
+
+    async def revoke(self, request: RevocationRequest) -> None:
+        """End the session of a token of either kind; one that is not valid has none (RFC 7009)."""
+        token = request.token.get_secret_value()
+        if not token:
+            raise TokenError("invalid_request", "The token is missing.")
+        async with self._database.write() as session, session.begin():
+            if not await sessions.end_by_token(session, token):
+                with suppress(InvalidToken):
+                    await sessions.end(session, self._tokens.verify(token).session_id)
+
+    async def change_password(self, user: Caller, change: PasswordChange, address: str) -> None:
+        """End every session, too, and so every access token."""
+        throttle = Throttle(address, user.email)
+        account = await self._check_password(user.email, change.current_password, throttle)
+        if account is None:
+            raise Forbidden("The current password is wrong.")
+        hashed = await self._passwords.hash(change.new_password)
+        same = update(User).where(User.id == user.id, User.password_hash == account.password_hash)
+        async with self._database.write() as session, session.begin():
+            changed = await session.scalar(same.values(password_hash=hashed).returning(User.id))
+            if changed is None:
+                raise Conflict("The password was changed meanwhile.")
+            await sessions.end_all(session, user.id)
+            await throttle.succeed(session)
 
     async def identify(self, token: str) -> Caller:
         """Return the active user whose access token this is, or raise `InvalidToken`."""
-        user_id = self._tokens.verify(token)
+        claims = self._tokens.verify(token)
+        key = {"user_id": claims.user_id, "session_id": claims.session_id}
         async with self._database.connect() as connection:
-            found = (await connection.execute(FIND_CALLER, {"id": user_id})).one_or_none()
+            found = (await connection.execute(FIND_CALLER, key)).one_or_none()
         if found is None:
             raise InvalidToken
         return Caller(found.id, found.email, found.role)
