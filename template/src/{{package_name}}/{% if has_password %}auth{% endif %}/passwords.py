@@ -18,16 +18,19 @@ MAX_RAW_LENGTH = 1024  # before normalization, which composes characters
 COMMONEST = frozenset(Path(__file__).with_name("commonest_passwords.txt").read_text().split())
 
 
+OWASP = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
+
+
 class Passwords:
     """Hashes in worker threads, one per processor: each hash takes 19 MiB and some 30 ms.
 
     Call it while no database connection is held.
     """
 
-    def __init__(self) -> None:
-        self._hasher = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
+    def __init__(self, hasher: PasswordHasher = OWASP) -> None:
+        self._hasher = hasher
         self._limiter = CapacityLimiter(os.cpu_count() or 1)
-        self._nobody = self._hasher.hash(token_hex())
+        self._nobody = hasher.hash(token_hex())
 
     async def hash(self, password: Secret[str]) -> str:
         return await to_thread.run_sync(
