@@ -42,8 +42,7 @@ def delete_expired(settings: Settings) -> int:
 async def _delete_expired(settings: Settings) -> int:
     async with (
         open_database(settings.database) as database,
-        database.write() as session,
-        session.begin(),
+        database.write.begin() as session,
     ):
         return await sessions.delete_expired(session)
 

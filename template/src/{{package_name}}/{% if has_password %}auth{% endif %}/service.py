@@ -64,12 +64,12 @@ class AuthService:
     async def sign_up(self, new: UserCreate, address: str) -> User:
         """Tell that an address is taken, since nobody is asked by mail, but not many times."""
         throttle = Throttle(address)
-        async with self._database.write() as session, session.begin():
+        async with self._database.write.begin() as session:
             await throttle.check(session)
         try:
             return await self.add_user(new)
         except Conflict:
-            async with self._database.write() as session, session.begin():
+            async with self._database.write.begin() as session:
                 await throttle.fail(session)
             raise
 
@@ -77,7 +77,7 @@ class AuthService:
         hashed = await self._passwords.hash(new.password)
         user = User(email=new.email, password_hash=hashed, role=role)
         try:
-            async with self._database.write() as session, session.begin():
+            async with self._database.write.begin() as session:
                 session.add(user)
         except IntegrityError as error:
             raise Conflict("There is an account with this email address.") from error
@@ -109,7 +109,7 @@ class AuthService:
         hashed = account.password_hash
         if self._passwords.is_outdated(hashed):
             hashed = await self._passwords.hash(request.password)
-        async with self._database.write() as session, session.begin():
+        async with self._database.write.begin() as session:
             # The password may have been changed while it was checked.
             same = select(User).where(User.password_hash == account.password_hash, User.is_active)
             same = same.where(User.id == account.id).with_for_update(key_share=True)
@@ -127,13 +127,13 @@ class AuthService:
     ) -> Row[UUID, str] | None:
         """Return the account if the password is right; take the same time if there is none."""
         # On the writer: a reader that lags behind may not know a new account yet.
-        async with self._database.write() as session, session.begin():
+        async with self._database.write.begin() as session:
             await throttle.check(session)
             account = (await session.execute(FIND_PASSWORD, {"email": email})).one_or_none()
         hashed = account.password_hash if account else None
         if await self._passwords.verify(password, hashed):
             return account
-        async with self._database.write() as session, session.begin():
+        async with self._database.write.begin() as session:
             await throttle.fail(session)
         return None
 
@@ -141,7 +141,7 @@ class AuthService:
         token = request.refresh_token.get_secret_value()
         if not token:
             raise TokenError("invalid_request", "The refresh_token is missing.")
-        async with self._database.write() as session, session.begin():
+        async with self._database.write.begin() as session:
             grant = await sessions.rotate(session, token)
         if grant is None:
             raise TokenError("invalid_grant", "The refresh token is not valid.")
@@ -152,7 +152,7 @@ class AuthService:
         token = request.token.get_secret_value()
         if not token:
             raise TokenError("invalid_request", "The token is missing.")
-        async with self._database.write() as session, session.begin():
+        async with self._database.write.begin() as session:
             if not await sessions.end_by_token(session, token):
                 with suppress(InvalidToken):
                     await sessions.end(session, self._tokens.verify(token).session_id)
@@ -165,7 +165,7 @@ class AuthService:
             raise Forbidden("The current password is wrong.")
         hashed = await self._passwords.hash(change.new_password)
         same = update(User).where(User.id == user.id, User.password_hash == account.password_hash)
-        async with self._database.write() as session, session.begin():
+        async with self._database.write.begin() as session:
             changed = await session.scalar(same.values(password_hash=hashed).returning(User.id))
             if changed is None:
                 raise Conflict("The password was changed meanwhile.")
