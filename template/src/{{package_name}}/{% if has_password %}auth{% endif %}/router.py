@@ -1,7 +1,8 @@
 from typing import Annotated
 
-from fastapi import APIRouter, Form, status
+from fastapi import APIRouter, FastAPI, Form, status
 
+from ..settings import AuthSettings
 from .dependencies import AuthServiceDep, CurrentUser
 from .models import User
 from .schemas import Caller, TokenRead, TokenRequest, UserCreate, UserRead
@@ -23,3 +24,7 @@ async def grant_token(auth: AuthServiceDep, request: Annotated[TokenRequest, For
 @router.get("/me", response_model=UserRead)
 async def get_me(user: CurrentUser) -> Caller:
     return user
+
+
+def add_auth(app: FastAPI, settings: AuthSettings) -> None:
+    app.include_router(router, prefix="/v1")
