@@ -1,6 +1,6 @@
 """An OpenID Connect provider for development and tests, which believes everybody.
 
-It has no passwords: who asks for a token says whose it is to be. So it only listens on 127.0.0.1,
+Who asks for a token says whose it is to be, and that is all. So it only listens on 127.0.0.1,
 and what it knows ends with the process.
 """
 

@@ -25,11 +25,11 @@ BearerToken = Annotated[str, Depends(bearer)]
 OptionalBearerToken = Annotated[str | None, Depends(optional_bearer)]
 
 
-async def get_current_principal(connection: Connection, token: BearerToken) -> Principal:
+async def get_principal(connection: Connection, token: BearerToken) -> Principal:
     return await connection.state["tokens"].verify(token)
 
 
-CurrentPrincipal = Annotated[Principal, Depends(get_current_principal)]
+CurrentPrincipal = Annotated[Principal, Depends(get_principal)]
 
 
 async def get_optional_principal(

@@ -88,5 +88,7 @@ def read_scopes(value: object) -> frozenset[str]:
 
 def read_roles(value: object) -> frozenset[str]:
     """A list, or a single one, which may have spaces in it; anything else is none."""
-    roles = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-    return frozenset(role for role in roles if isinstance(role, str))
+    roles = [value] if isinstance(value, str) and value else value
+    if not isinstance(roles, list):
+        return frozenset()
+    return frozenset(role for role in roles if isinstance(role, str) and role.isprintable())
