@@ -36,6 +36,7 @@ from starlette.routing import Route
 
 HOST = "127.0.0.1"
 LIFETIME = 3600  # seconds
+LOCAL = r"http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?/"
 
 FORM = """<!doctype html>
 <title>Who are you?</title>
@@ -131,7 +132,7 @@ class Provider:
     async def authorize(self, request: Request) -> Response:
         """Ask who it is, and send the answer back as a code (RFC 6749, section 4.1)."""
         asked = dict(request.query_params)
-        if not re.match(r"http://(127\.0\.0\.1|localhost|\[::1\])[:/]", asked["redirect_uri"]):
+        if not re.match(LOCAL, asked.get("redirect_uri", "")):
             raise HTTPException(400, "The redirect_uri should be on this machine.")
         if asked.get("code_challenge_method") != "S256":
             raise HTTPException(400, "The code_challenge_method should be S256 (RFC 7636).")
@@ -155,7 +156,7 @@ class Provider:
             case _:
                 return JSONResponse({"error": "unsupported_grant_type"}, 400)
         scopes, roles = granted.get("scope", "").split(), granted.get("roles", "").split()
-        claims = self.make_claims(granted["subject"], scopes, roles)
+        claims = self.make_claims(granted.get("subject", ""), scopes, roles)
         answer = {"token_type": "Bearer", "expires_in": LIFETIME, "access_token": self.sign(claims)}
         if "openid" in scopes:
             mine = {"aud": form.get("client_id"), "nonce": granted.get("nonce")}
@@ -185,7 +186,8 @@ def running_provider(audience: str) -> Generator[Provider]:
             Route("/token", provider.grant, methods=["POST"]),
         ]
         # For the interactive docs, which are on another port.
-        cors = Middleware(CORSMiddleware, allow_origins=["*"], allow_headers=["*"])
+        everybody = {"allow_origins": ["*"], "allow_methods": ["*"], "allow_headers": ["*"]}
+        cors = Middleware(CORSMiddleware, **everybody)
         app = Starlette(routes=routes, middleware=[cors])
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off")
         server = uvicorn.Server(config)
