@@ -146,7 +146,7 @@ TRACES = {
     },
     "auth": {
         r"\bauth(?!-)|jwt|access.token|bearer|anonymous|\badmin": {"password", "oidc"},
-        r"argon|sign.?up|create.?admin|current.?user|auth_secret|refresh.token\b|email": {"password"},
+        r"argon|sign.?up|create.?admin|current.?user|auth_secret|email": {"password"},
         r"oidc|openid|jwks|principal|discovery|dev.provider": {"oidc"},
     },
     "ci": {"github": {"github"}, "gitlab": {"gitlab"}},
