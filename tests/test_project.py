@@ -251,11 +251,10 @@ def test_a_newcomer_gets_a_token_and_stores_items(
         assert httpx2.URL(provider["issuer"]).host == "127.0.0.1"
         assert '"clientId": "docs"' in client.get("/docs").text
         assert client.get("/v1/items").status_code == 401
-        form = {"grant_type": "client_credentials", "client_id": "ada", "roles": "admin"}
+        form = {"grant_type": "client_credentials", "client_id": "ada", "scope": "x"}
         token = httpx2.post(provider["token_endpoint"], data=form).json()["access_token"]
         client.headers["Authorization"] = f"Bearer {token}"
-        me = {"subject": "ada", "scopes": [], "roles": ["admin"]}
-        assert client.get("/v1/auth/me").json() == me
+        assert client.get("/v1/auth/me").json()["scopes"] == ["x"]
         assert client.post("/v1/items", json={"name": "Lamp"}).status_code == 201
         assert [item["name"] for item in client.get("/v1/items").json()["items"]] == ["Lamp"]
     with pytest.raises(httpx2.ConnectError):
