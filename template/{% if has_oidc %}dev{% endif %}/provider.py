@@ -57,7 +57,7 @@ class Key(NamedTuple):
     public: dict[str, Any]  # a JWK (RFC 7517)
 
 
-def make_key(algorithm: str, key_id: str) -> Key:
+def make_key(algorithm: str, key_id: str, size: int = 2048) -> Key:
     match algorithm:
         case "ES256":
             private = generate_private_key(SECP256R1())
@@ -66,7 +66,7 @@ def make_key(algorithm: str, key_id: str) -> Key:
             private = Ed25519PrivateKey.generate()
             public = OKPAlgorithm.to_jwk(private.public_key(), as_dict=True)
         case _:
-            private = generate_rsa_key(public_exponent=65537, key_size=2048)
+            private = generate_rsa_key(public_exponent=65537, key_size=size)
             public = RSAAlgorithm.to_jwk(private.public_key(), as_dict=True)
     return Key(algorithm, private, public | {"kid": key_id, "alg": algorithm, "use": "sig"})
 

@@ -48,7 +48,8 @@ class Tokens:
             raise jwt.DecodeError
         # Without the rest, which is decoded below: that takes a third of the time.
         header = jwt.get_unverified_header(token.partition(".")[0] + "..")
-        if str(header.get("typ", "JWT")).lower() not in TYPES:
+        kind = header.get("typ", "JWT")
+        if not isinstance(kind, str) or kind.lower() not in TYPES:
             raise jwt.InvalidTokenError
         algorithm = header.get("alg")
         if algorithm not in self._settings.algorithms:
