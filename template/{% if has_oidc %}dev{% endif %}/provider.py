@@ -137,8 +137,7 @@ class Provider:
         if asked.get("code_challenge_method") != "S256":
             raise HTTPException(400, "The code_challenge_method should be S256 (RFC 7636).")
         if request.method == "GET":
-            scope = escape(asked.get("scope", ""))
-            return HTMLResponse(FORM.format(scope=scope))
+            return HTMLResponse(FORM.format(scope=escape(asked.get("scope", ""))))
         code = secrets.token_urlsafe()
         self._codes[code] = asked | await read_form(request)
         answer = {"code": code, "state": asked.get("state", "")}
@@ -189,8 +188,15 @@ def running_provider(audience: str) -> Generator[Provider]:
         everybody = {"allow_origins": ["*"], "allow_methods": ["*"], "allow_headers": ["*"]}
         cors = Middleware(CORSMiddleware, **everybody)
         app = Starlette(routes=routes, middleware=[cors])
-        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off")
-        server = uvicorn.Server(config)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=1,
+            )
+        )
         thread = Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
         try:

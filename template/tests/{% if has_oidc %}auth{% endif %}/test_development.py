@@ -99,7 +99,7 @@ async def test_the_development_provider_refuses_what_is_not_safe(
 ) -> None:
     for method in ("GET", "POST"):
         assert (await browser.request(method, "/authorize", params=query)).status_code == 400
-    assert (await browser.post("/token", data={"grant_type": "password"})).status_code == 400
+    assert (await browser.post("/token", data={"grant_type": "implicit"})).status_code == 400
 
 
 async def test_pages_on_other_ports_may_call_it(browser: AsyncClient, provider: Provider) -> None:
