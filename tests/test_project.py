@@ -22,6 +22,7 @@ from harness import (
     SHAPES,
     SHORT,
     eventually,
+    list_values,
     make_environment,
     name,
     read_section,
@@ -132,8 +133,9 @@ print(*(path.name for path in Path(sys.executable).parent.iterdir()))
 """
 
 
-def test_names_of_what_is_installed_are_taken(template: Path, tmp_path: Path) -> None:
-    project = render(template, tmp_path / "project")
+@pytest.mark.parametrize("auth", ["password", "oidc"])
+def test_names_of_what_is_installed_are_taken(template: Path, tmp_path: Path, auth: str) -> None:
+    project = render(template, tmp_path / "project", auth=auth)
     names = succeed(project, UV, "run", "--quiet", "python", "-c", LIST_NAMES).lower().split()
     possible = {name.replace("-", "_") for name in names if re.fullmatch(r"[a-z][\w-]*", name)}
     taken = yaml.safe_load(CONFIG["project_names"]["default"])
@@ -235,6 +237,32 @@ def test_a_newcomer_signs_up_and_stores_items(
     with developing(project) as client:
         log_in(client)
         assert [item["name"] for item in client.get("/v1/items").json()["items"]] == ["Lamp"]
+
+
+@pytest.mark.parametrize("database", list_values("database"))
+def test_a_newcomer_gets_a_token_and_stores_items(
+    template: Path, tmp_path: Path, temporary: Path, database: str
+) -> None:
+    project = render(template, tmp_path / "my project", database=database, auth="oidc")
+    with developing(project) as client:
+        document = client.get("/openapi.json").json()
+        [scheme] = document["components"]["securitySchemes"].values()
+        provider = httpx2.get(scheme["openIdConnectUrl"]).json()
+        assert httpx2.URL(provider["issuer"]).host == "127.0.0.1"
+        assert '"clientId": "docs"' in client.get("/docs").text
+        assert client.get("/v1/items").status_code == 401
+        form = {"grant_type": "client_credentials", "client_id": "ada", "scope": "x"}
+        token = httpx2.post(provider["token_endpoint"], data=form).json()["access_token"]
+        client.headers["Authorization"] = f"Bearer {token}"
+        assert client.get("/v1/auth/me").json()["scopes"] == ["x"]
+        assert client.post("/v1/items", json={"name": "Lamp"}).status_code == 201
+        assert [item["name"] for item in client.get("/v1/items").json()["items"]] == ["Lamp"]
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.get(provider["issuer"])
+    (project / ".env").write_text("AUTH_ISSUER=http://id.example.com\n")
+    output = fail(project, UV, "run", "poe", "dev")
+    assert "AUTH_ISSUER: should be https://id.example.com/" in output
+    assert "AUTH_AUDIENCE: Field required" in output
 
 
 @pytest.mark.parametrize("victim", ["poe", "dev"])

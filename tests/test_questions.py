@@ -49,7 +49,7 @@ from harness import CONFIG, QUESTIONS, ROOT, list_values, render, run
         ({"description": "x" * 201}, "One line"),
         ({"description": " x"}, "One line"),
         ({"database": "mysql"}, "Invalid choice"),
-        ({"database": "none", "auth": "password"}, "database=asyncpg, or auth=none"),
+        ({"database": "none", "auth": "password"}, "database=asyncpg, or auth=oidc or none"),
     ],
 )
 def test_a_bad_answer_is_refused_before_anything_is_written(

@@ -139,16 +139,26 @@ def test_the_readme_of_the_template_shows_the_default_service(
         assert shown[1] == real[1]
 
 
+# What only belongs in projects with one of these values.
 TRACES = {
-    "database": r"sqlalchemy|asyncpg|alembic|postgres|database|migrat|SessionDep|transaction",
-    "auth": r"\bauth(?!-)|jwt|access.token|bearer|argon|sign.?up|anonymous|current.?user|\badmin",
-    "ci": r"github|gitlab",
+    "database": {
+        r"sqlalchemy|asyncpg|alembic|postgres|database|migrat|SessionDep|transaction": {"asyncpg"},
+    },
+    "auth": {
+        r"\bauth(?!-)|jwt|access.token|bearer|anonymous|\badmin": {"password", "oidc"},
+        r"argon|sign.?up|create.?admin|current.?user|auth_secret|email": {"password"},
+        r"oidc|openid|jwks|principal|discovery|dev.provider": {"oidc"},
+    },
+    "ci": {"github": {"github"}, "gitlab": {"gitlab"}},
 }
 
 
 def test_nothing_hints_at_what_was_not_chosen(project: Project) -> None:
-    for question, trace in TRACES.items():
-        if project.answers.get(question) == "none":
+    answers = {"ci": "github"} | project.answers
+    for question, traces in TRACES.items():
+        for trace, values in traces.items():
+            if answers[question] in values:
+                continue
             for path, text in project.read().items():
                 if path == ".copier-answers.yml":
                     continue

@@ -71,7 +71,15 @@ def test_an_update_equals_a_fresh_render(
 
 
 @pytest.mark.parametrize(
-    "change", [{"auth": "none"}, {"database": "none", "auth": "none"}, {"ci": "none"}], ids=name
+    "change",
+    [
+        {"auth": "none"},
+        {"auth": "oidc"},
+        {"database": "none", "auth": "none"},
+        {"database": "none", "auth": "oidc"},
+        {"ci": "none"},
+    ],
+    ids=name,
 )
 def test_an_answer_can_change_and_change_back(
     releases: Path, tmp_path: Path, change: dict[str, str]

@@ -1,0 +1,126 @@
+"""The keys of the OpenID Connect provider: fetched, kept for a while, fetched again."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from math import inf
+from time import monotonic
+from typing import Any
+
+import anyio
+import structlog
+from httpx2 import AsyncClient, HTTPError, InvalidURL
+from jwt import InvalidKeyError, PyJWK, PyJWKSet, PyJWTError
+
+from ..errors import Unavailable
+from ..settings import AuthSettings
+
+logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger()
+
+# Seconds.
+TIME_LIMIT = 5.0  # for both documents of a fetch together
+FRESH = 600.0  # how long keys are taken without asking again
+KEPT = 86_400.0  # how long they are taken while the provider does not answer
+PAUSE = 30.0  # before the next fetch: tokens with invented keys must not cause many
+PAUSE_AFTER_FAILURE = 2.0
+
+
+class Provider:
+    def __init__(self, settings: AuthSettings, client: AsyncClient, time_limit: float) -> None:
+        self._settings = settings
+        self._client = client
+        self._time_limit = time_limit
+        self._lock = anyio.Lock()
+        self._keys: list[PyJWK] = []
+        self._fetched = self._paused_until = -inf
+
+    async def find_key(self, algorithm: str, key_id: str | None) -> PyJWK:
+        """Return the only key that fits, or raise `InvalidKeyError`; `Unavailable` without keys.
+
+        A key that is not known may be new, so it is looked for once more at the provider.
+        """
+        # While one request fetches, the others go on with the keys that there are.
+        if self._age() > FRESH and not (self._age() <= KEPT and self._lock.locked()):
+            await self._fetch()
+        found = self._select(algorithm, key_id)
+        if not found:
+            await self._fetch()
+            found = self._select(algorithm, key_id)
+        if self._age() > KEPT:
+            raise Unavailable
+        if len(found) != 1:
+            raise InvalidKeyError
+        return found[0]
+
+    async def ping(self) -> None:
+        """Raise `Unavailable` unless there are keys; old ones will do."""
+        if self._age() > KEPT:
+            await self._fetch()
+        if self._age() > KEPT:
+            raise Unavailable
+
+    def _age(self) -> float:
+        return monotonic() - self._fetched
+
+    def _select(self, algorithm: str, key_id: str | None) -> list[PyJWK]:
+        return [
+            key
+            for key in self._keys
+            if key.algorithm_name == algorithm and key_id in (key.key_id, None)
+        ]
+
+    async def _fetch(self) -> None:
+        """Replace the keys, unless that was tried a moment ago; who comes meanwhile waits."""
+        async with self._lock:
+            if monotonic() < self._paused_until:
+                return
+            try:
+                with anyio.fail_after(self._time_limit):
+                    self._keys = await self._get_keys()
+            except (HTTPError, InvalidURL, OSError, PyJWTError, ValueError, TypeError) as error:
+                self._paused_until = monotonic() + PAUSE_AFTER_FAILURE
+                issuer = self._settings.issuer
+                logger.warning("provider does not answer", issuer=issuer, reason=repr(error))
+            else:
+                self._fetched = monotonic()
+                self._paused_until = self._fetched + PAUSE
+
+    async def _get_keys(self) -> list[PyJWK]:
+        metadata = await self._get(discovery_url(self._settings.issuer))
+        # OpenID Connect Discovery, section 4.3.
+        if metadata.get("issuer") != self._settings.issuer:
+            raise ValueError(f"it calls itself {metadata.get('issuer')!r}")
+        url = str(metadata.get("jwks_uri"))
+        if self._settings.issuer.startswith("https:") and not url.startswith("https:"):
+            raise ValueError(f"its keys are not at an https URL: {url}")
+        keys = [
+            key
+            for key in PyJWKSet.from_dict(await self._get(url))
+            if key.public_key_use in ("sig", None)
+            and key.algorithm_name in self._settings.algorithms
+        ]
+        if not keys:
+            raise ValueError("none of its keys is for one of AUTH_ALGORITHMS")
+        return keys
+
+    async def _get(self, url: str) -> dict[str, Any]:
+        response = await self._client.get(url)
+        response.raise_for_status()
+        document = response.json()
+        if not isinstance(document, dict):
+            raise TypeError(f"no JSON object at {url}")
+        return document
+
+
+def discovery_url(issuer: str) -> str:
+    return f"{issuer.removesuffix('/')}/.well-known/openid-configuration"
+
+
+@asynccontextmanager
+async def open_provider(
+    settings: AuthSettings, time_limit: float = TIME_LIMIT
+) -> AsyncGenerator[Provider]:
+    """Open a client for the provider. It is not asked before the first token comes."""
+    # A provider on this machine is not behind the proxy that the environment may name.
+    trust_env = settings.issuer.startswith("https:")
+    async with AsyncClient(follow_redirects=False, trust_env=trust_env) as client:
+        yield Provider(settings, client, time_limit)

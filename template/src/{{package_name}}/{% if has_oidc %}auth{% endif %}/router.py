@@ -1,0 +1,38 @@
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+
+from ..settings import AuthSettings
+from .dependencies import CurrentPrincipal, bearer
+from .provider import discovery_url
+from .schemas import Principal, PrincipalRead
+
+router = APIRouter(prefix="/auth", tags=["auth"])
+
+
+@router.get("/me", response_model=PrincipalRead)
+async def get_me(principal: CurrentPrincipal) -> Principal:
+    return principal
+
+
+def add_auth(app: FastAPI, settings: AuthSettings) -> None:
+    """Add the endpoints, and let the interactive docs log in at the provider."""
+    app.include_router(router, prefix="/v1")
+    make_document = app.openapi
+
+    def make_document_with_provider() -> dict[str, Any]:
+        document = make_document()
+        scheme = document["components"]["securitySchemes"][bearer.scheme_name]
+        scheme["openIdConnectUrl"] = discovery_url(settings.issuer)
+        return document
+
+    # As FastAPI's manual extends the document.
+    app.openapi = make_document_with_provider  # pyrefly: ignore[method-assign]
+    if settings.docs_client_id:
+        app.swagger_ui_init_oauth = {
+            "clientId": settings.docs_client_id,
+            "usePkceWithAuthorizationCodeGrant": True,
+            "scopes": "openid",
+            # Some providers issue a token for an API only to those who name it.
+            "additionalQueryStringParams": {"audience": settings.audience[0]},
+        }

@@ -1,0 +1,222 @@
+"""An OpenID Connect provider for development and tests, which believes everybody.
+
+Who asks for a token says whose it is to be, and that is all. So it only listens on 127.0.0.1,
+and what it knows ends with the process.
+"""
+
+import re
+import secrets
+import socket
+import sys
+import time
+from base64 import urlsafe_b64encode
+from collections import Counter
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from hashlib import sha256
+from html import escape
+from threading import Thread
+from typing import Any, Literal, NamedTuple
+from urllib.parse import parse_qsl, urlencode
+
+import anyio
+import jwt
+import uvicorn
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key as generate_rsa_key
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+HOST = "127.0.0.1"
+LIFETIME = 3600  # seconds
+LOCAL = r"http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?/"
+
+FORM = """<!doctype html>
+<title>Who are you?</title>
+<h1>Who are you?</h1>
+<p>This provider is for development only, and believes you.
+<form method="post">
+<p><label>Subject <input name="subject" value="ada" required autofocus></label>
+<p><label>Roles <input name="roles"></label>
+<p><label>Scopes <input name="scope" value="{scope}"></label>
+<p><button>Continue</button>
+</form>
+"""
+
+
+class Key(NamedTuple):
+    algorithm: str
+    private: Any
+    public: dict[str, Any]  # a JWK (RFC 7517)
+
+
+def make_key(algorithm: str, key_id: str, size: int = 2048) -> Key:
+    match algorithm:
+        case "ES256":
+            private = generate_private_key(SECP256R1())
+            public = ECAlgorithm.to_jwk(private.public_key(), as_dict=True)
+        case "EdDSA":
+            private = Ed25519PrivateKey.generate()
+            public = OKPAlgorithm.to_jwk(private.public_key(), as_dict=True)
+        case _:
+            private = generate_rsa_key(public_exponent=65537, key_size=size)
+            public = RSAAlgorithm.to_jwk(private.public_key(), as_dict=True)
+    return Key(algorithm, private, public | {"kid": key_id, "alg": algorithm, "use": "sig"})
+
+
+class Provider:
+    def __init__(self, issuer: str, audience: str) -> None:
+        self.issuer = issuer
+        self.audience = audience
+        self._first = {name: make_key(name, name) for name in ("RS256", "ES256", "EdDSA")}
+        self._codes: dict[str, dict[str, str]] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what tests have changed."""
+        self.keys = dict(self._first)
+        self.trouble: Literal["", "fails", "hangs"] = ""
+        self.requests: Counter[str] = Counter()
+        self.documents: dict[str, object] = {
+            "/.well-known/openid-configuration": {
+                "issuer": self.issuer,
+                "authorization_endpoint": f"{self.issuer}/authorize",
+                "token_endpoint": f"{self.issuer}/token",
+                "jwks_uri": f"{self.issuer}/jwks",
+                "response_types_supported": ["code"],
+                "grant_types_supported": ["authorization_code"],
+                "code_challenge_methods_supported": ["S256"],
+                "scopes_supported": ["openid"],
+                "subject_types_supported": ["public"],
+                "id_token_signing_alg_values_supported": list(self.keys),
+            }
+        }
+
+    def make_claims(
+        self, subject: str, scopes: Iterable[str] = (), roles: Iterable[str] = ()
+    ) -> dict[str, Any]:
+        now = int(time.time())
+        return {
+            "iss": self.issuer,
+            "aud": self.audience,
+            "sub": subject,
+            "iat": now,
+            "exp": now + LIFETIME,
+            "jti": secrets.token_hex(),
+            "scope": " ".join(scopes),
+            "roles": list(roles),
+        }
+
+    def sign(self, claims: dict[str, Any], key_id: str = "RS256", type_: str = "at+jwt") -> str:
+        key = self.keys[key_id]
+        return jwt.encode(claims, key.private, key.algorithm, {"kid": key_id, "typ": type_})
+
+    async def show(self, request: Request) -> Response:
+        """Answer with the configuration or the keys, and count how often."""
+        path = request.url.path
+        self.requests[path] += 1
+        while self.trouble == "hangs":  # noqa: ASYNC110, another thread ends it
+            await anyio.sleep(0.01)
+        if self.trouble == "fails":
+            return Response(status_code=503)
+        keys = {"keys": [key.public for key in self.keys.values()]}
+        return JSONResponse(self.documents.get(path, keys))
+
+    async def authorize(self, request: Request) -> Response:
+        """Ask who it is, and send the answer back as a code (RFC 6749, section 4.1)."""
+        asked = dict(request.query_params)
+        if not re.match(LOCAL, asked.get("redirect_uri", "")):
+            raise HTTPException(400, "The redirect_uri should be on this machine.")
+        if asked.get("code_challenge_method") != "S256":
+            raise HTTPException(400, "The code_challenge_method should be S256 (RFC 7636).")
+        if request.method == "GET":
+            return HTMLResponse(FORM.format(scope=escape(asked.get("scope", ""))))
+        code = secrets.token_urlsafe()
+        self._codes[code] = asked | await read_form(request)
+        answer = {"code": code, "state": asked.get("state", "")}
+        return RedirectResponse(f"{asked['redirect_uri']}?{urlencode(answer)}", 303)
+
+    async def grant(self, request: Request) -> Response:
+        form = await read_form(request)
+        match form.get("grant_type"):
+            case "client_credentials":
+                granted = {"subject": form.get("client_id", ""), **form}
+            case "authorization_code":
+                granted = self._codes.pop(form.get("code", ""), {})
+                if not matches(granted.get("code_challenge"), form.get("code_verifier", "")):
+                    return JSONResponse({"error": "invalid_grant"}, 400)
+            case _:
+                return JSONResponse({"error": "unsupported_grant_type"}, 400)
+        scopes, roles = granted.get("scope", "").split(), granted.get("roles", "").split()
+        claims = self.make_claims(granted.get("subject", ""), scopes, roles)
+        answer = {"token_type": "Bearer", "expires_in": LIFETIME, "access_token": self.sign(claims)}
+        if "openid" in scopes:
+            mine = {"aud": form.get("client_id"), "nonce": granted.get("nonce")}
+            answer["id_token"] = self.sign(claims | mine, type_="JWT")
+        return JSONResponse(answer, headers={"Cache-Control": "no-store"})
+
+
+async def read_form(request: Request) -> dict[str, str]:
+    return dict(parse_qsl((await request.body()).decode()))
+
+
+def matches(challenge: str | None, verifier: str) -> bool:
+    """Whether the sender of a code is the one who asked for it (RFC 7636, section 4.6)."""
+    digest = urlsafe_b64encode(sha256(verifier.encode()).digest()).rstrip(b"=")
+    return challenge == digest.decode()
+
+
+@contextmanager
+def running_provider(audience: str) -> Generator[Provider]:
+    """Serve on a free port until the block ends."""
+    with socket.create_server((HOST, 0)) as listener:
+        provider = Provider(f"http://{HOST}:{listener.getsockname()[1]}", audience)
+        routes = [
+            Route("/.well-known/openid-configuration", provider.show),
+            Route("/jwks", provider.show),
+            Route("/authorize", provider.authorize, methods=["GET", "POST"]),
+            Route("/token", provider.grant, methods=["POST"]),
+        ]
+        # For the interactive docs, which are on another port.
+        everybody = {"allow_origins": ["*"], "allow_methods": ["*"], "allow_headers": ["*"]}
+        cors = Middleware(CORSMiddleware, **everybody)
+        app = Starlette(routes=routes, middleware=[cors])
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=1,
+            )
+        )
+        thread = Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        try:
+            yield provider
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@contextmanager
+def provider_settings(service: str) -> Generator[dict[str, str]]:
+    """Serve, say how to get a token, and yield the variables of the environment that fit."""
+    with running_provider(service) as provider:
+        curl = f"curl -d grant_type=client_credentials -d client_id=ada {provider.issuer}/token"
+        print(f"A provider for development, which believes everybody: {curl}", file=sys.stderr)
+        yield {
+            "AUTH_ISSUER": provider.issuer,
+            "AUTH_AUDIENCE": provider.audience,
+            "AUTH_ALGORITHMS": ",".join(provider.keys),
+            "AUTH_ROLES_CLAIM": "roles",
+            "AUTH_SCOPES_CLAIM": "scope",
+            "AUTH_DOCS_CLIENT_ID": "docs",
+        }
