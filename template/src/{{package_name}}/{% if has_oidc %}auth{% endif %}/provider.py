@@ -23,6 +23,9 @@ KEPT = 86_400.0  # how long they are taken while the provider does not answer
 PAUSE = 30.0  # before the next fetch: tokens with invented keys must not cause many
 PAUSE_AFTER_FAILURE = 2.0
 
+# What it may answer, or not: nothing, no JSON, or JSON of another kind.
+FAILURES = (HTTPError, InvalidURL, OSError, PyJWTError, RecursionError, TypeError, ValueError)
+
 
 class Provider:
     def __init__(self, settings: AuthSettings, client: AsyncClient, time_limit: float) -> None:
@@ -76,10 +79,10 @@ class Provider:
             try:
                 with anyio.fail_after(self._time_limit):
                     self._keys = await self._get_keys()
-            except (HTTPError, InvalidURL, OSError, PyJWTError, ValueError, TypeError) as error:
+            except FAILURES as error:
                 self._paused_until = monotonic() + PAUSE_AFTER_FAILURE
                 issuer = self._settings.issuer
-                logger.warning("provider does not answer", issuer=issuer, reason=repr(error))
+                logger.warning("keys not fetched", issuer=issuer, reason=repr(error))
             else:
                 self._fetched = monotonic()
                 self._paused_until = self._fetched + PAUSE
