@@ -1,6 +1,6 @@
 from typing import Annotated
 
-from fastapi import Depends, HTTPException, status
+from fastapi import Depends
 from fastapi.requests import HTTPConnection
 from fastapi.security import OpenIdConnect
 
@@ -22,7 +22,7 @@ bearer = ProviderBearer(openIdConnectUrl="/")
 optional_bearer = ProviderBearer(openIdConnectUrl="/", auto_error=False)
 
 BearerToken = Annotated[str, Depends(bearer)]
-OptionalBearerToken = Annotated[str | None, Depends(optional_bearer)]
+OptionalToken = Annotated[str | None, Depends(optional_bearer)]
 
 
 async def get_principal(connection: Connection, token: BearerToken) -> Principal:
@@ -32,38 +32,40 @@ async def get_principal(connection: Connection, token: BearerToken) -> Principal
 CurrentPrincipal = Annotated[Principal, Depends(get_principal)]
 
 
-async def get_optional_principal(
-    connection: Connection, token: OptionalBearerToken
-) -> Principal | None:
-    return None if token is None else await connection.state["tokens"].verify(token)
+async def get_optional_principal(connection: Connection, token: OptionalToken) -> Principal | None:
+    return await connection.state["tokens"].verify(token) if token is not None else None
 
 
-# None without a token; a token that is not valid is refused here, too.
+# None for a request without a token; one that is not valid is refused nevertheless.
 OptionalPrincipal = Annotated[Principal | None, Depends(get_optional_principal)]
 
 
+class InsufficientScope(Forbidden):
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"The access token lacks the scope {scope}.")
+        # RFC 6750, section 3.1.
+        self.headers = {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'}
+
+
 class RequireScope:
-    """`dependencies=[Depends(RequireScope("items:write"))]`, for an endpoint or a router."""
+    """The principal, if its token has the scope: `Depends(RequireScope("items:write"))`."""
 
     def __init__(self, scope: str) -> None:
-        self._scope = scope
+        self.scope = scope
 
-    async def __call__(self, principal: CurrentPrincipal) -> None:
-        if self._scope not in principal.scopes:
-            challenge = f'Bearer error="insufficient_scope", scope="{self._scope}"'  # RFC 6750
-            raise HTTPException(
-                status.HTTP_403_FORBIDDEN,
-                f"The access token lacks the scope {self._scope}.",
-                {"WWW-Authenticate": challenge},
-            )
+    async def __call__(self, principal: CurrentPrincipal) -> Principal:
+        if self.scope not in principal.scopes:
+            raise InsufficientScope(self.scope)
+        return principal
 
 
 class RequireRole:
-    """`dependencies=[Depends(RequireRole("admin"))]`, for an endpoint or a router."""
+    """The principal, if it has the role: `Depends(RequireRole("admin"))`."""
 
     def __init__(self, role: str) -> None:
-        self._role = role
+        self.role = role
 
-    async def __call__(self, principal: CurrentPrincipal) -> None:
-        if self._role not in principal.roles:
-            raise Forbidden(f"This needs the role {self._role}.")
+    async def __call__(self, principal: CurrentPrincipal) -> Principal:
+        if self.role not in principal.roles:
+            raise Forbidden(f"This is for the role {self.role}.")
+        return principal

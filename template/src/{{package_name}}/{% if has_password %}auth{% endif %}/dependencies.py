@@ -61,7 +61,7 @@ TokenClaims = Annotated[Claims, Depends(get_token_claims)]
 
 
 class RequireRole:
-    """The current user, if it has the role."""
+    """The current user, if it has the role: `Depends(RequireRole("admin"))`."""
 
     def __init__(self, role: Role) -> None:
         self.role = role
