@@ -5,12 +5,13 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
 import copier
 import yaml
+from jinja2 import Environment
 
 ROOT = Path(__file__).parents[1]
 CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "copier.yml").read_text())
@@ -26,13 +27,17 @@ def list_values(question: str) -> list[str]:
     return [choice["value"] if isinstance(choice, dict) else choice for choice in choices]
 
 
-# Every combination but the one that is refused.
-SHAPES = [
-    {"database": database, "auth": auth}
-    for database, auth in product(list_values("database"), list_values("auth"))
-    if (database, auth) != ("none", "password")
-]
-ROWS = [shape | {"ci": ci} for shape in SHAPES for ci in list_values("ci")]
+def is_possible(answers: dict[str, str]) -> bool:
+    """Ask the validators of the choices, as copier does, so far as their questions are answered."""
+    for question, answer in answers.items():
+        choices = QUESTIONS.get(question, {}).get("choices", {}).values()
+        for choice in (choice for choice in choices if isinstance(choice, dict)):
+            refusal = Environment(autoescape=True).from_string(choice["validator"])
+            if choice["value"] == answer and refusal.render(answers):
+                return False
+    return True
+
+
 SHORT = {"project_name": "X"}
 LONG = {
     "project_name": "A Service’s Name – as Long as the Template × Accepts Names 🚀",
@@ -40,6 +45,34 @@ LONG = {
     "package_name": "a_package_whose_name_is_as_long_as_may_b",
     "description": 'Says "hello" to C:\\, {{ braces }}, {# hashes #}, ünïcödé, 🚀, # % $HOME \'',
 }
+
+CHOICES = {name: list_values(name) for name in QUESTIONS if "choices" in QUESTIONS[name]}
+# Every combination of what shapes the code.
+SHAPES = [
+    shape
+    for database, auth in product(CHOICES["database"], CHOICES["auth"])
+    if is_possible(shape := {"database": database, "auth": auth})
+]
+NAMES: dict[str, dict[str, str]] = {"default": {}, "short": SHORT, "long": LONG}
+
+
+def choose_rows() -> list[dict[str, str]]:
+    """Choose answers so that each possible pair of values is in a row; a new question joins."""
+    axes = CHOICES | {"names": list(NAMES)}
+    possible = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    pairs = [set(combinations(row.items(), 2)) for row in possible if is_possible(row)]
+    missing = set[Any]().union(*pairs)
+    rows: list[dict[str, str]] = []
+    while missing:
+        best = max(pairs, key=lambda pairs: len(pairs & missing))
+        missing -= best
+        row = dict(item for pair in best for item in pair)
+        names = NAMES[row.pop("names")]
+        rows.append({question: row[question] for question in CHOICES} | names)
+    return rows
+
+
+ROWS = choose_rows()
 
 
 def name(answers: dict[str, str]) -> str:
@@ -65,8 +98,9 @@ def render(template: Path | str, project: Path, *, ref: str | None = None, **ans
 
 
 def read_section(project: Path, title: str) -> str:
-    """Return what stands in the README of a project under a heading."""
-    return (project / "README.md").read_text().split(f"## {title}\n")[1].split("\n## ")[0]
+    """Return what stands in the docs of a project under a heading."""
+    docs = (project / "docs" / "development.md").read_text()
+    return docs.split(f"## {title}\n")[1].split("\n## ")[0]
 
 
 def eventually(condition: Callable[[], bool]) -> bool:

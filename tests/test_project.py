@@ -18,9 +18,8 @@ import pytest
 import yaml
 from harness import (
     CONFIG,
-    LONG,
+    ROWS,
     SHAPES,
-    SHORT,
     eventually,
     list_values,
     make_environment,
@@ -58,16 +57,11 @@ def check_and_test(project: Path) -> None:
     assert re.search(r"^=* ?\d+ passed in [\d.]+s", output, re.MULTILINE), output
 
 
-@pytest.mark.parametrize("names", [SHORT, LONG], ids=["short", "long"])
-@pytest.mark.parametrize("shape", SHAPES, ids=name)
+@pytest.mark.parametrize("row", ROWS, ids=name)
 def test_checks_and_tests_pass(
-    template: Path,
-    tmp_path: Path,
-    temporary: Path,
-    shape: dict[str, str],
-    names: dict[str, str],
+    template: Path, tmp_path: Path, temporary: Path, row: dict[str, str]
 ) -> None:
-    check_and_test(render(template, tmp_path / "a project", **shape, **names))
+    check_and_test(render(template, tmp_path / "a project", **row))
 
 
 def follow_the_readme(project: Path) -> None:

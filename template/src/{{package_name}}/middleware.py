@@ -15,6 +15,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .errors import problem
 from .settings import HttpSettings
 
+# isort: split
+# Yours: imports
+
 logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger()
 
 SANE_REQUEST_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
@@ -127,4 +130,5 @@ def add_middleware(app: FastAPI, settings: HttpSettings) -> None:
             allow_headers=["*"],
             expose_headers=["X-Request-ID"],
         )
+    # Yours: middleware
     app.add_middleware(RequestMiddleware)

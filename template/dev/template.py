@@ -1,0 +1,149 @@
+"""`poe template-update` and `poe template-diff`: this project, and the template that it came from.
+
+What the template made of this project's answers is rendered anew, in the version that the project
+has. Against that, what the project has changed shows, and what an update took away.
+"""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from difflib import ndiff
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+ANSWERS = ".copier-answers.yml"
+COPIER = ["uvx", "--from", "copier>=9.19.1,<10", "copier"]
+# Rendered once, and this project's own since.
+SEEDS = {"README.md"}
+MARKERS = (b"<<<<<<< before updating", b">>>>>>> after updating")
+
+
+class TemplateError(Exception):
+    """A sentence that tells what prevents it, and what to do."""
+
+
+def main(task: str, *options: str) -> int:
+    try:
+        return {"update": update, "diff": show_changes}[task](*options)
+    except TemplateError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def show_changes() -> int:
+    """Show what this project has changed in the files that are the template's."""
+    with TemporaryDirectory() as name:
+        base, mine = render(Path(name, "template"), "--vcs-ref", ":current:"), Path(name, "project")
+        for path in list_files(base):
+            if Path(path).is_file():
+                copy(Path(path), mine / path)
+        compare(base, mine)
+    return 0
+
+
+def update(*options: str) -> int:
+    """Show what changes, change it, and tell of conflicts and of edits that are lost."""
+    require_clean_tree()
+    with TemporaryDirectory() as name:
+        old = render(Path(name, "old"), "--vcs-ref", ":current:")
+        new = render(Path(name, "new"), *options)
+        compare(old, new, "--stat", "--summary")
+        gone = set(list_files(old)) - set(list_files(new))
+        edited = {
+            path: Path(path).read_bytes()
+            for path in sorted(gone)
+            if Path(path).is_file() and Path(path).read_bytes() != (old / path).read_bytes()
+        }
+        copier("update", "--defaults", *options)
+        for path, text in edited.items():
+            if not Path(path).exists():
+                before = (old / path).read_text(errors="replace").splitlines()
+                print_lost_lines(path, before, text.decode(errors="replace").splitlines())
+    conflicts = sorted(find_conflicts())
+    if conflicts:
+        rejected = "\n  ".join(["The update has conflicts. Resolve them, then commit:", *conflicts])
+        raise TemplateError(rejected)
+    print("The update has no conflicts. Read the difference, run the checks, and commit.")
+    return 0
+
+
+def require_clean_tree() -> None:
+    """Raise unless Git can give back what the update changes."""
+    try:
+        status = git("status", "--porcelain", "--", ".")
+    except subprocess.CalledProcessError:
+        raise TemplateError(
+            "This is not a Git repository, so an update could not be undone. "
+            "Run `git init`, and commit what there is."
+        ) from None
+    if status:
+        raise TemplateError(f"Commit or stash these changes first, then update:\n{status}")
+
+
+def render(folder: Path, *options: str) -> Path:
+    """Render this project's answers into a folder, without its seeds."""
+    folder.mkdir()
+    shutil.copy(require(Path(ANSWERS)), folder)
+    copier("recopy", "--defaults", "--overwrite", "--quiet", *options, str(folder))
+    for path in SEEDS:
+        (folder / path).unlink(missing_ok=True)
+    return folder
+
+
+def require(answers: Path) -> Path:
+    if not answers.exists():
+        raise TemplateError(f"There is no {answers}: run this in the folder of the project.")
+    if "\n_commit: " not in answers.read_text():
+        raise TemplateError(f"{answers} has no _commit, so the version of the template is unknown.")
+    return answers
+
+
+def copier(*arguments: str) -> None:
+    quiet = subprocess.PIPE if "--quiet" in arguments else None
+    done = subprocess.run([*COPIER, *arguments], stderr=quiet, text=True)
+    if done.returncode:
+        reason = (done.stderr or "").strip().splitlines()[-1:]
+        raise TemplateError("\n".join(["Copier cannot use the template, see above.", *reason]))
+
+
+def git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def compare(old: Path, new: Path, *options: str) -> None:
+    """Print a difference, with paths as they are in the project."""
+    new.mkdir(exist_ok=True)
+    command = ["git", "diff", "--no-index", "--no-prefix", *options, old.name, new.name]
+    subprocess.run(command, cwd=old.parent)
+
+
+def list_files(folder: Path) -> list[str]:
+    paths = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in paths if path != ANSWERS)
+
+
+def copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(source, target)
+
+
+def find_conflicts() -> Iterator[str]:
+    """Find the files that Copier could not merge: with markers in them, or with a `.rej` beside."""
+    changed = git("diff", "--name-only", "--relative", "--diff-filter=d", "HEAD", "--", ".")
+    added = git("ls-files", "--others", "--", ".")
+    for path in {*changed.splitlines(), *added.splitlines()}:
+        if path.endswith(".rej") or any(marker in Path(path).read_bytes() for marker in MARKERS):
+            yield path
+
+
+def print_lost_lines(path: str, before: list[str], after: list[str]) -> None:
+    print(f"The template has deleted {path}, and with it these lines of yours:")
+    for line in ndiff(before, after):
+        if line.startswith("+ "):
+            print(f"  {line.removeprefix('+ ')}")
+    print(f"`git show HEAD:./{path}` has all of it.")
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
