@@ -97,6 +97,18 @@ def render(template: Path | str, project: Path, *, ref: str | None = None, **ans
     return project
 
 
+def read(project: Path) -> dict[str, tuple[int, bytes]]:
+    """Return the mode and the content of each file and folder."""
+    return {
+        path.relative_to(project).as_posix(): (
+            path.stat().st_mode,
+            path.read_bytes() if path.is_file() else b"",
+        )
+        for path in project.rglob("*")
+        if ".git" not in path.relative_to(project).parts
+    }
+
+
 def read_section(project: Path, title: str) -> str:
     """Return what stands in the docs of a project under a heading."""
     docs = (project / "docs" / "development.md").read_text()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import copier
 import pytest
-from harness import SHAPES, name, render, take_snapshot
+from harness import SHAPES, name, read, render, take_snapshot
 
 
 def git(folder: Path, *arguments: str) -> None:
@@ -39,18 +39,6 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     commit(template, "2")
     git(template, "tag", "v2.0.0")
     return template
-
-
-def read(project: Path) -> dict[str, tuple[int, bytes]]:
-    """Return the mode and the content of each file and folder."""
-    return {
-        path.relative_to(project).as_posix(): (
-            path.stat().st_mode,
-            path.read_bytes() if path.is_file() else b"",
-        )
-        for path in project.rglob("*")
-        if ".git" not in path.relative_to(project).parts
-    }
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=name)
