@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import time
+import tomllib
 from collections.abc import Callable
 from itertools import combinations, product
 from pathlib import Path
@@ -107,6 +108,29 @@ def read(project: Path) -> dict[str, tuple[int, bytes]]:
         for path in project.rglob("*")
         if ".git" not in path.relative_to(project).parts
     }
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=Ada", "-c", "user.email=ada@example.com", "-c", "gc.auto=0"]
+    command = ["git", *identity, *arguments]
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+def commit(folder: Path, message: str) -> None:
+    git(folder, "add", "--all")
+    git(folder, "commit", "--allow-empty", "--message", message)
+
+
+def list_releases() -> dict[str, str]:
+    """Name the commit of each version: the one that wrote it into pyproject.toml, 0.1.0 first."""
+    releases: dict[str, str] = {}
+    for revision in git(ROOT, "log", "--reverse", "--format=%H", "--", "pyproject.toml").split():
+        version = tomllib.loads(git(ROOT, "show", f"{revision}:pyproject.toml"))["project"][
+            "version"
+        ]
+        if version != "0.0.1":
+            releases.setdefault(version, revision)
+    return releases
 
 
 def read_section(project: Path, title: str) -> str:

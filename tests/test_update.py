@@ -1,86 +1,305 @@
-"""`copier update` of projects that nobody has edited."""
+"""`copier update`: exact where nobody edited, without loss where somebody did."""
 
-import subprocess
+import re
+import shutil
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import copier
 import pytest
-from harness import SHAPES, name, read, render, take_snapshot
+from harness import (
+    CHOICES,
+    CONFIG,
+    LONG,
+    QUESTIONS,
+    ROOT,
+    SHAPES,
+    commit,
+    git,
+    is_possible,
+    list_releases,
+    name,
+    read,
+    read_section,
+    render,
+    take_snapshot,
+)
 
-
-def git(folder: Path, *arguments: str) -> None:
-    identity = ["-c", "user.name=Ada", "-c", "user.email=ada@example.com", "-c", "gc.auto=0"]
-    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
-
-
-def commit(folder: Path, message: str) -> None:
-    git(folder, "add", "--all")
-    git(folder, "commit", "--message", message)
+RELEASES = list_releases()
+# Above all that will ever be released: the working tree, and an invented release after it.
+CURRENT, NEXT = "v9000.0.0", "v9001.0.0"
+SEEDS = set(CONFIG["_skip_if_exists"])
+ADDED = "added in the next release"
+Tree = dict[str, tuple[int, bytes]]
 
 
 @pytest.fixture(scope="session")
 def releases(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A template whose version 1 lacked a file, had another, and worded a third differently."""
-    template = tmp_path_factory.mktemp("releases")
-    git(template, "init", "--initial-branch", "main")
-    take_snapshot(template)
+    """The history of this repository in a clone, with a tag for each release, and two to come."""
+    template = tmp_path_factory.mktemp("releases") / "template"
+    git(ROOT, "clone", "--quiet", "--no-tags", str(ROOT), str(template))
+    for version, revision in RELEASES.items():
+        git(template, "tag", f"v{version}", revision)
     sources = template / "template"
-    ignored = (sources / ".gitignore.jinja").read_text()
-    (sources / ".gitignore.jinja").write_text(ignored.replace("/dist/\n", "/build/\n"))
-    (sources / "old.txt").write_text("gone in version 2\n")
+    shutil.rmtree(sources)
+    take_snapshot(template)
+    commit(template, "The working tree")
+    git(template, "tag", CURRENT)
+
+    # The next release changes a line beside each extension point, and every kind of thing.
+    for path in [path for path in sources.rglob("*") if path.is_file()]:
+        text = path.read_text()
+        changed = re.sub(
+            r"^( *)((# isort: split\n)?# Yours: .*\n)",
+            rf"\1# {ADDED}\n\1\2",
+            text,
+            flags=re.MULTILINE,
+        )
+        path.write_text(changed if "Yours: " in text else text)
+    (sources / "README.md.jinja").write_text("another README\n")
+    (sources / "new" / "{{package_name}}").mkdir(parents=True)
+    (sources / "new" / "{{package_name}}" / "file.txt").write_text(ADDED + "\n")
     package = sources / "src" / "{{package_name}}"
-    schemas = (package / "items" / "schemas.py").read_text()
-    (package / "items" / "schemas.py").unlink()
-    commit(template, "1")
-    git(template, "tag", "v1.0.0")
-    (sources / ".gitignore.jinja").write_text(ignored)
-    (sources / "old.txt").unlink()
-    (package / "items" / "schemas.py").write_text(schemas)
-    commit(template, "2")
-    git(template, "tag", "v2.0.0")
+    (package / "main.py").chmod(0o755)
+    (package / "pagination.py").rename(package / "pages.py")
+    (package / "py.typed").unlink()
+    commit(template, "The next release")
+    git(template, "tag", NEXT)
     return template
 
 
+def start(template: Path, project: Path, ref: str, **answers: str) -> Path:
+    """Render a version, and commit what it gives."""
+    render(template, project, ref=ref, **answers)
+    git(project, "init", "--quiet")
+    commit(project, "Start from the template")
+    return project
+
+
+def update(project: Path, ref: str, **answers: str) -> None:
+    copier.run_update(
+        project,
+        data=answers,
+        vcs_ref=ref,
+        defaults=True,
+        overwrite=True,
+        quiet=True,
+        unsafe=False,
+    )
+
+
+def read_managed(project: Path) -> Tree:
+    return {path: kept for path, kept in read(project).items() if f"/{path}" not in SEEDS}
+
+
+def assert_no_conflict(project: Path) -> None:
+    assert git(project, "ls-files", "--unmerged") == ""
+    for path, (_, content) in read(project).items():
+        assert b"<<<<<<<" not in content, path
+        assert not path.endswith(".rej")
+
+
+ANSWERS: list[dict[str, str]] = [
+    {},
+    {"database": "none", "auth": "oidc", "ci": "gitlab", "project_name": "X"},
+    {"auth": "none", "ci": "none", **LONG},
+]
+
+
+@pytest.mark.parametrize("answers", ANSWERS, ids=lambda answers: name(answers) or "default")
+@pytest.mark.parametrize("release", RELEASES)
+def test_every_release_updates_to_what_a_fresh_render_gives(
+    releases: Path, tmp_path: Path, release: str, answers: dict[str, str]
+) -> None:
+    fresh = render(releases, tmp_path / "fresh", ref=CURRENT, **answers)
+    project = start(releases, tmp_path / "project", f"v{release}", **answers)
+    assert read(project) != read(fresh)  # if only for the version in the answers
+    for _ in range(2):  # the second time there is nothing to do
+        update(project, CURRENT)
+        assert read_managed(project) == read_managed(fresh)
+        commit(project, "Update")
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=name)
-def test_an_update_equals_a_fresh_render(
+def test_the_next_release_gives_what_a_fresh_render_gives(
     releases: Path, tmp_path: Path, shape: dict[str, str]
 ) -> None:
-    updated = render(releases, tmp_path / "updated", ref="v1.0.0", **shape)
-    fresh = render(releases, tmp_path / "fresh", ref="v2.0.0", **shape)
-    assert read(updated) != read(fresh)
-
-    git(updated, "init")
-    commit(updated, "Start from the template")
-    for _ in range(2):  # the second time there is nothing to do
-        copier.run_update(updated, defaults=True, overwrite=True, quiet=True, unsafe=False)
-        assert read(updated) == read(fresh)
-        git(updated, "add", "--all")
-        git(updated, "commit", "--allow-empty", "--message", "Update")
+    fresh = render(releases, tmp_path / "fresh", ref=NEXT, **shape)
+    project = start(releases, tmp_path / "project", CURRENT, **shape)
+    before = read_managed(project)
+    assert len(before.items() ^ read_managed(fresh).items()) > 10
+    for _ in range(2):
+        update(project, NEXT)
+        assert read_managed(project) == read_managed(fresh)
+        commit(project, "Update")
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        [{"auth": "oidc"}, {"auth": "none"}],
-        [{"database": "none", "auth": "oidc"}, {"auth": "none"}, {"database": "asyncpg"}],
-        [{"ci": "none"}],
-    ],
-    ids=["auth", "database", "ci"],
-)
+DEFAULTS = {"database": "asyncpg", "auth": "password", "ci": "github"}
+TOGGLES = [
+    [*({question: value} for value in values if is_possible(DEFAULTS | {question: value}))]
+    for question, values in CHOICES.items()
+] + [
+    [{"database": "none", "auth": auth}, DEFAULTS, {"database": "none", "auth": auth}]
+    for auth in ("none", "oidc")
+]
+TOGGLES += [
+    [{question: value}]
+    for question, value in {
+        "project_name": "Quokka Mill",
+        "project_slug": "grain-grinder",
+        "package_name": "millstone",
+        "description": "Turns wheat into flour.",
+        "answers_version": "7",
+    }.items()
+]
+
+
+@pytest.mark.parametrize("changes", TOGGLES, ids=lambda changes: "-".join(changes[-1]))
 def test_answers_can_change_and_change_back(
     releases: Path, tmp_path: Path, changes: list[dict[str, str]]
 ) -> None:
-    answers = {"database": "asyncpg", "auth": "password", "ci": "github"}
-    project = render(releases, tmp_path / "project", ref="v2.0.0")
-    git(project, "init")
-    commit(project, "Start from the template")
-    for number, change in enumerate([*changes, answers.copy()]):
-        before = read(project)
-        answers |= change
-        copier.run_update(
-            project, data=answers, defaults=True, overwrite=True, quiet=True, unsafe=False
-        )
-        assert read(project) != before
-        fresh = render(releases, tmp_path / str(number), ref="v2.0.0", **answers)
-        assert read(project) == read(fresh)
+    original = DEFAULTS | {
+        "project_name": "My Service",
+        "project_slug": "my-service",
+        "package_name": "my_service",
+        "description": "",
+        "answers_version": "1",
+    }
+    project = start(releases, tmp_path / "project", CURRENT, **original)
+    before = read(project)
+    for number, answers in enumerate([*changes, original]):
+        fresh = render(releases, tmp_path / str(number), ref=CURRENT, **original | answers)
+        update(project, CURRENT, **original | answers)
+        assert read_managed(project) == read_managed(fresh)
         commit(project, "Change an answer")
+    assert read(project) == before
+
+
+def test_every_question_is_toggled() -> None:
+    assert {question for changes in TOGGLES for change in changes for question in change} == {
+        *QUESTIONS
+    }
+
+
+def add_mine(project: Path) -> list[str]:
+    """Add a line of one's own at each extension point. Return where."""
+    points: list[str] = []
+    for path in sorted(project.rglob("*")):
+        if path.is_file() and ".git" not in path.parts and "docs" not in path.parts:
+            lines = path.read_text().splitlines(keepends=True)
+            for number in reversed([n for n, line in enumerate(lines) if "# Yours: " in line]):
+                indent = lines[number].partition("#")[0]
+                lines.insert(number + 1, f"{indent}# mine\n")
+                points.append(path.relative_to(project).as_posix())
+            path.write_text("".join(lines))
+    return points
+
+
+@pytest.mark.parametrize("ci", [value for value in CHOICES["ci"] if value != "none"])
+@pytest.mark.parametrize("shape", SHAPES, ids=name)
+def test_lines_at_extension_points_survive(
+    releases: Path, tmp_path: Path, shape: dict[str, str], ci: str
+) -> None:
+    project = start(releases, tmp_path / "project", CURRENT, **shape, ci=ci)
+    points = add_mine(project)
+    commit(project, "Add lines")
+    fresh = render(releases, tmp_path / "fresh", ref=NEXT, **shape, ci=ci)
+    assert add_mine(fresh) == points
+    for path in points:
+        assert ADDED in (fresh / path).read_text(), path
+    update(project, NEXT)
+    assert_no_conflict(project)
+    assert read_managed(project) == read_managed(fresh)
+
+    # And the docs tell of each.
+    table = read_section(project, "Extend it, and stay up to date")
+    told = {path for path in re.findall(r"`([\w./-]+)`", table) if (project / path).is_file()}
+    assert {path.replace("src/my_service/", "") for path in points} == {
+        path.replace("src/my_service/", "") for path in told - {"README.md"}
+    }
+
+
+def test_seeds_are_never_touched(releases: Path, tmp_path: Path) -> None:
+    project = start(releases, tmp_path / "project", CURRENT)
+    assert {"/README.md"} == SEEDS
+    (project / "README.md").write_text("ours\n")
+    commit(project, "Write our own")
+    update(project, NEXT)
+    assert (project / "README.md").read_text() == "ours\n"
+    commit(project, "Update")
+    copier.run_recopy(project, defaults=True, overwrite=True, quiet=True, unsafe=False)
+    assert (project / "README.md").read_text() == "ours\n"
+
+    other = start(releases, tmp_path / "other", CURRENT)
+    (other / "README.md").unlink()
+    commit(other, "Do without")
+    update(other, NEXT)
+    assert not (other / "README.md").exists()
+
+
+def test_an_edit_a_line_away_from_a_change_is_merged(releases: Path, tmp_path: Path) -> None:
+    project = start(releases, tmp_path / "project", CURRENT)
+    ignored = project / ".gitignore"
+    lines = ignored.read_text().splitlines(keepends=True)
+    lines[0] = "# ours\n" + lines[0]
+    ignored.write_text("".join(lines))
+    (project / "src" / "my_service" / "middleware.py").unlink()
+    (project / "ours.txt").write_text("ours\n")
+    commit(project, "Edit, delete and add")
+    update(project, NEXT)
+    assert_no_conflict(project)
+    assert ignored.read_text().startswith("# ours\n")
+    assert ADDED in ignored.read_text()
+    assert not (project / "src" / "my_service" / "middleware.py").exists()
+    assert (project / "ours.txt").read_text() == "ours\n"
+
+
+def test_a_project_in_a_folder_of_a_larger_repository_updates(
+    releases: Path, tmp_path: Path
+) -> None:
+    fresh = render(releases, tmp_path / "fresh", ref=NEXT)
+    repository = tmp_path / "repository"
+    project = render(releases, repository / "services" / "orders", ref=CURRENT)
+    (repository / "other.txt").write_text("other\n")
+    git(repository, "init", "--quiet")
+    commit(repository, "Start")
+    update(project, NEXT)
+    assert read_managed(project) == read_managed(fresh)
+    assert {path.name for path in repository.iterdir()} == {".git", "other.txt", "services"}
+
+
+def test_versions_go_up_and_their_changes_are_told() -> None:
+    versions = [tuple(map(int, version.split("."))) for version in RELEASES]
+    assert all(older < newer for older, newer in pairwise(versions))
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    told = re.findall(r"^## (\d+\.\d+\.\d+) ", changelog, re.MULTILINE)
+    assert told == [*reversed(RELEASES)]
+    for section in changelog.split("\n## ")[1:]:
+        assert section.startswith("Unreleased") or "### After updating" in section
+
+
+def test_a_new_question_keeps_what_projects_have(releases: Path, tmp_path: Path) -> None:
+    """`answers_version` tells those who were born before a question from those who answered it."""
+    template = tmp_path / "template"
+    git(releases, "clone", "--quiet", str(releases), str(template))
+    config = (template / "copier.yml").read_text()
+    question: Any = (
+        "cache:\n  type: str\n  choices: [redis, none]\n"
+        "  default: \"{{ 'redis' if answers_version >= 2 else 'none' }}\"\n\n"
+    )
+    config = config.replace("default: 1\n  ask: false", "default: 2\n  ask: false")
+    config = config.replace("# ─── Derived", question + "# ─── Derived")
+    (template / "copier.yml").write_text(config)
+    used = template / "template" / "{% if cache == 'redis' %}cache.txt{% endif %}"
+    used.write_text("redis\n")
+    commit(template, "Ask another question")
+    git(template, "tag", "v9002.0.0")
+
+    project = start(template, tmp_path / "project", NEXT)
+    before = set(read(project))
+    update(project, "v9002.0.0")
+    assert set(read(project)) == before
+    assert "cache: none" in (project / ".copier-answers.yml").read_text()
+    fresh = render(template, tmp_path / "fresh", ref="v9002.0.0")
+    assert (fresh / "cache.txt").exists()

@@ -16,7 +16,7 @@ ANSWERS = ".copier-answers.yml"
 COPIER = ["uvx", "--from", "copier>=9.19.1,<10", "copier"]
 # Rendered once, and this project's own since.
 SEEDS = {"README.md"}
-MARKERS = (b"<<<<<<< before updating", b">>>>>>> after updating")
+MARKER = b"\n" + b"<" * 7 + b" before updating\n"
 
 
 class TemplateError(Exception):
@@ -133,7 +133,7 @@ def find_conflicts() -> Iterator[str]:
     changed = git("diff", "--name-only", "--relative", "--diff-filter=d", "HEAD", "--", ".")
     added = git("ls-files", "--others", "--", ".")
     for path in {*changed.splitlines(), *added.splitlines()}:
-        if path.endswith(".rej") or any(marker in Path(path).read_bytes() for marker in MARKERS):
+        if path.endswith(".rej") or MARKER in b"\n" + Path(path).read_bytes():
             yield path
 
 
