@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from harness import CONFIG, ROOT
+from harness import CONFIG, QUESTIONS, ROOT, list_releases
+from jinja2 import Environment, StrictUndefined, meta
 
 SOURCES = [path for path in (ROOT / "template").rglob("*") if path.is_file()]
 TEMPLATES = {path: path.read_text() for path in SOURCES if path.suffix == ".jinja"}
@@ -15,6 +16,67 @@ def name(path: Path) -> str:
 
 def test_trust_is_never_needed() -> None:
     assert not CONFIG.keys() & {"_tasks", "_migrations", "_jinja_extensions"}
+
+
+# Filters that copier adds to Jinja's, from jinja2-ansible-filters.
+FILTERS = ("fileglob", "regex_replace", "regex_search", "to_nice_yaml")
+# What copier itself defines.
+BUILT_IN = {"_copier_answers", "_copier_conf", "_copier_operation", "range", "namespace"}
+VARIABLES = [key for key in CONFIG if not key.startswith("_")]
+
+
+def find_names(value: object) -> set[str]:
+    """Find the variables that a text, or the texts in a part of copier.yml, ask for."""
+    if isinstance(value, dict | list):
+        parts = value.values() if isinstance(value, dict) else value
+        return set[str]().union(*map(find_names, parts))
+    environment = Environment(autoescape=True)
+    environment.filters |= dict.fromkeys(FILTERS, str)
+    return meta.find_undeclared_variables(environment.parse(str(value))) - BUILT_IN
+
+
+def test_each_name_is_declared_and_each_declaration_used() -> None:
+    used: set[str] = set()
+    for path in SOURCES:
+        asked = find_names(name(path))
+        if path in TEMPLATES:
+            asked |= find_names(TEMPLATES[path])
+        assert asked <= set(VARIABLES), name(path)
+        used |= asked
+    for key in VARIABLES:
+        used |= find_names(CONFIG[key]) - {key}
+    # `answers_version` is for questions to come; see test_update.py.
+    assert set(VARIABLES) - used == {"answers_version"}
+
+
+def test_a_question_asks_only_for_those_above_it() -> None:
+    for number, key in enumerate(VARIABLES):
+        above = set(VARIABLES[:number])
+        for attribute, value in CONFIG[key].items():
+            own = {key} if attribute == "validator" else set()
+            assert find_names(value) <= above | own, f"{key}: {attribute}"
+
+
+def test_seeds_are_the_same_for_update_and_recopy_and_none_while_nothing_is_defined() -> None:
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    seeds = [environment.from_string(pattern) for pattern in CONFIG["_exclude"]]
+    assert [seed.render().strip() for seed in seeds] == [""] * len(seeds)
+    on_update = [seed.render(_copier_operation="update").strip() for seed in seeds]
+    assert on_update == CONFIG["_skip_if_exists"]
+    script = (ROOT / "template" / "dev" / "template.py").read_text()
+    assert str({seed.removeprefix("/") for seed in on_update}).replace("'", '"') in script
+
+
+def test_a_feature_is_a_choice_with_none() -> None:
+    for key, question in QUESTIONS.items():
+        assert question["type"] != "bool", key
+        assert len(question.get("help", "").splitlines()) == (question.get("ask") is not False), key
+
+
+def test_the_history_has_the_releases() -> None:
+    shallow = (ROOT / ".git" / "shallow").exists()
+    assert not shallow, "Updates are tested from each release: run `git fetch --unshallow`."
+    assert list_releases()
 
 
 def test_an_undefined_name_is_an_error() -> None:

@@ -7,6 +7,7 @@ has. Against that, what the project has changed shows, and what an update took a
 import shutil
 import subprocess
 import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from difflib import ndiff
 from pathlib import Path
@@ -23,15 +24,25 @@ class TemplateError(Exception):
     """A sentence that tells what prevents it, and what to do."""
 
 
-def main(task: str, *options: str) -> int:
+def main() -> int:
+    parser = ArgumentParser(prog="poe")
+    tasks = parser.add_subparsers(required=True)
+    update_task = tasks.add_parser("template-update")
+    update_task.add_argument("--vcs-ref", metavar="VERSION", help="of the template, not the latest")
+    update_task.add_argument("--data", metavar="QUESTION=VALUE", action="append", default=[])
+    update_task.add_argument("--conflict", choices=["inline", "rej"], default="inline")
+    update_task.set_defaults(run=update)
+    tasks.add_parser("template-diff").set_defaults(run=show_changes)
+    options = parser.parse_args()
     try:
-        return {"update": update, "diff": show_changes}[task](*options)
+        options.run(options)
     except TemplateError as error:
         print(error, file=sys.stderr)
         return 1
+    return 0
 
 
-def show_changes() -> int:
+def show_changes(options: Namespace) -> None:
     """Show what this project has changed in the files that are the template's."""
     with TemporaryDirectory() as name:
         base, mine = render(Path(name, "template"), "--vcs-ref", ":current:"), Path(name, "project")
@@ -39,15 +50,16 @@ def show_changes() -> int:
             if Path(path).is_file():
                 copy(Path(path), mine / path)
         compare(base, mine)
-    return 0
 
 
-def update(*options: str) -> int:
+def update(options: Namespace) -> None:
     """Show what changes, change it, and tell of conflicts and of edits that are lost."""
     require_clean_tree()
+    answers = [f"--data={answer}" for answer in options.data]
+    version = [f"--vcs-ref={options.vcs_ref}"] if options.vcs_ref else []
     with TemporaryDirectory() as name:
         old = render(Path(name, "old"), "--vcs-ref", ":current:")
-        new = render(Path(name, "new"), *options)
+        new = render(Path(name, "new"), *version, *answers)
         compare(old, new, "--stat", "--summary")
         gone = set(list_files(old)) - set(list_files(new))
         edited = {
@@ -55,7 +67,7 @@ def update(*options: str) -> int:
             for path in sorted(gone)
             if Path(path).is_file() and Path(path).read_bytes() != (old / path).read_bytes()
         }
-        copier("update", "--defaults", *options)
+        copier("update", "--defaults", f"--conflict={options.conflict}", *version, *answers)
         for path, text in edited.items():
             if not Path(path).exists():
                 before = (old / path).read_text(errors="replace").splitlines()
@@ -65,7 +77,6 @@ def update(*options: str) -> int:
         rejected = "\n  ".join(["The update has conflicts. Resolve them, then commit:", *conflicts])
         raise TemplateError(rejected)
     print("The update has no conflicts. Read the difference, run the checks, and commit.")
-    return 0
 
 
 def require_clean_tree() -> None:
@@ -82,11 +93,11 @@ def require_clean_tree() -> None:
 
 
 def render(folder: Path, *options: str) -> Path:
-    """Render this project's answers into a folder, without its seeds."""
+    """Render this project's answers into a folder, without what is never the template's again."""
     folder.mkdir()
     shutil.copy(require(Path(ANSWERS)), folder)
     copier("recopy", "--defaults", "--overwrite", "--quiet", *options, str(folder))
-    for path in SEEDS:
+    for path in {ANSWERS, *SEEDS}:
         (folder / path).unlink(missing_ok=True)
     return folder
 
@@ -119,8 +130,9 @@ def compare(old: Path, new: Path, *options: str) -> None:
 
 
 def list_files(folder: Path) -> list[str]:
-    paths = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return sorted(path for path in paths if path != ANSWERS)
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
 
 
 def copy(source: Path, target: Path) -> None:
@@ -146,4 +158,4 @@ def print_lost_lines(path: str, before: list[str], after: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""`poe template-update` and `poe template-diff` of a project, as its team runs them."""
+
+import sys
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+from harness import commit, git, read, render, run, take_snapshot
+
+
+@pytest.fixture(scope="session")
+def releases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Version 1, and a version 2 that changes a line, adds a file and deletes two."""
+    template = take_snapshot(tmp_path_factory.mktemp("releases"))
+    git(template, "init", "--quiet")
+    sources = template / "template"
+    for file in ("old.txt", "older.txt"):
+        (sources / file).write_text("one\ntwo\n")
+    commit(template, "1")
+    git(template, "tag", "v1.0.0")
+    ignored = sources / ".gitignore.jinja"
+    ignored.write_text(ignored.read_text().replace("/dist/\n", "/build/\n"))
+    (sources / "README.md.jinja").write_text("another README\n")
+    (sources / "new.txt").write_text("new\n")
+    (sources / "old.txt").unlink()
+    (sources / "older.txt").unlink()
+    commit(template, "2")
+    git(template, "tag", "v2.0.0")
+    return template
+
+
+@pytest.fixture
+def project(releases: Path, tmp_path: Path) -> Path:
+    project = render(releases, tmp_path / "a project", ref="v1.0.0", database="none")
+    git(project, "init", "--quiet")
+    commit(project, "Start from the template")
+    return project
+
+
+def template(project: Path, *arguments: str) -> CompletedProcess[str]:
+    task = (f"template-{arguments[0]}", *arguments[1:])
+    return run(project, sys.executable, "-B", "-m", "dev.template", *task)
+
+
+def test_an_update_shows_what_changes_and_changes_it(
+    releases: Path, tmp_path: Path, project: Path
+) -> None:
+    done = template(project, "update")
+    assert done.returncode == 0, done.stdout
+    assert " create mode 100644 new.txt" in done.stdout.replace("new/new.txt", "new.txt")
+    assert "delete mode 100644" in done.stdout
+    assert ".gitignore" in done.stdout
+    assert "README.md" not in done.stdout
+    assert "The update has no conflicts." in done.stdout
+    assert "lines of yours" not in done.stdout
+    fresh = render(releases, tmp_path / "fresh", database="none")
+    (fresh / "README.md").write_bytes((project / "README.md").read_bytes())
+    assert read(project) == read(fresh)
+    commit(project, "Update")
+    again = template(project, "update")
+    assert again.returncode == 0
+    assert git(project, "status", "--porcelain") == ""
+
+
+def test_options_of_copier_may_follow(project: Path) -> None:
+    done = template(project, "update", "--vcs-ref", "v1.0.0", "--data", "ci=gitlab")
+    assert done.returncode == 0, done.stdout
+    assert (project / ".gitlab-ci.yml").exists()
+    assert not (project / ".github").exists()
+    assert not (project / "new.txt").exists()
+
+
+@pytest.mark.parametrize("options", [(), ("--conflict", "rej")])
+def test_conflicts_fail(project: Path, options: tuple[str, ...]) -> None:
+    ignored = project / ".gitignore"
+    ignored.write_text(ignored.read_text().replace("/dist/\n", "/out/\n"))
+    commit(project, "Edit")
+    done = template(project, "update", *options)
+    assert done.returncode == 1
+    assert "The update has conflicts. Resolve them, then commit:" in done.stdout
+    assert done.stdout.splitlines()[-1].strip() == (".gitignore.rej" if options else ".gitignore")
+    kept = project / (".gitignore.rej" if options else ".gitignore")
+    assert "/out/\n" in kept.read_text()
+
+
+def test_lines_that_are_lost_are_shown(project: Path) -> None:
+    (project / "old.txt").write_text("one\nmine\ntwo\n")
+    commit(project, "Edit")
+    done = template(project, "update")
+    assert done.returncode == 0
+    assert "The template has deleted old.txt, and with it these lines of yours:\n  mine\n" in (
+        done.stdout
+    )
+    assert "older.txt, and" not in done.stdout
+    assert "`git show HEAD:./old.txt`" in done.stdout
+    assert git(project, "show", "HEAD:./old.txt") == "one\nmine\ntwo\n"
+
+
+def test_a_difference_shows_what_the_project_has_changed(project: Path) -> None:
+    assert template(project, "diff").stdout == ""
+    (project / "old.txt").write_text("one\nmine\ntwo\n")
+    (project / "older.txt").unlink()
+    (project / "README.md").write_text("ours\n")
+    (project / "ours.txt").write_text("ours\n")
+    done = template(project, "diff")
+    assert done.returncode == 0
+    assert "\n+mine\n" in done.stdout
+    assert "older.txt" in done.stdout
+    assert "ours" not in done.stdout
+    assert "answers" not in done.stdout
+
+
+def test_what_prevents_it_is_a_sentence(tmp_path: Path, project: Path) -> None:
+    def assert_refused(task: str, sentence: str) -> None:
+        before = read(project)
+        done = template(project, task)
+        assert done.returncode == 1
+        assert sentence in done.stdout
+        assert "Traceback" not in done.stdout
+        assert read(project) == before
+
+    (project / "old.txt").write_text("mine\n")
+    assert_refused("update", "Commit or stash these changes first, then update:\n M old.txt")
+    commit(project, "Edit")
+
+    answers = project / ".copier-answers.yml"
+    text = answers.read_text()
+    answers.write_text(text.replace("_src_path: /", "_src_path: /nowhere/"))
+    commit(project, "Lose the template")
+    for task in ("update", "diff"):
+        assert_refused(task, "Copier cannot use the template")
+    answers.write_text("\n".join(line for line in text.splitlines() if "_commit" not in line))
+    commit(project, "Lose the version")
+    for task in ("update", "diff"):
+        assert_refused(task, "has no _commit")
+    answers.unlink()
+    commit(project, "Lose the answers")
+    for task in ("update", "diff"):
+        assert_refused(task, "There is no .copier-answers.yml")
+
+    (project / ".git").rename(tmp_path / "git")
+    assert_refused("update", "This is not a Git repository")
