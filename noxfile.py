@@ -7,6 +7,8 @@ nox.options.default_venv_backend = "uv"
 nox.options.reuse_venv = "yes"
 nox.options.stop_on_first_error = True
 
+UPDATES = ("tests/test_update.py", "tests/test_template_tasks.py")
+
 
 def run(session: nox.Session, *command: str) -> None:
     """Run a command in an environment as uv.lock describes it."""
@@ -24,8 +26,15 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Test the questions, the renders, the updates, and the launcher of PostgreSQL."""
-    run(session, "pytest", "--numprocesses=2", "--ignore=tests/test_project.py")
+    """Test the questions, the renders, the sources, and the launcher of PostgreSQL."""
+    others = ("tests/test_project.py", *UPDATES)
+    run(session, "pytest", "--numprocesses=2", *(f"--ignore={path}" for path in others))
+
+
+@nox.session
+def updates(session: nox.Session) -> None:
+    """Update projects from every release, and with the tasks that they have for it."""
+    run(session, "pytest", "--numprocesses=2", *UPDATES)
 
 
 @nox.session
