@@ -1,5 +1,6 @@
 """`poe template-update` and `poe template-diff` of a project, as its team runs them."""
 
+import shutil
 import sys
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -32,6 +33,8 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def project(releases: Path, tmp_path: Path) -> Path:
     project = render(releases, tmp_path / "a project", ref="v1.0.0", database="none")
+    (project / ".venv").mkdir()
+    (project / ".venv" / "lib64").symlink_to(tmp_path)
     git(project, "init", "--quiet")
     commit(project, "Start from the template")
     return project
@@ -55,11 +58,22 @@ def test_an_update_shows_what_changes_and_changes_it(
     assert "lines of yours" not in done.stdout
     fresh = render(releases, tmp_path / "fresh", database="none")
     (fresh / "README.md").write_bytes((project / "README.md").read_bytes())
+    shutil.rmtree(project / ".venv")
     assert read(project) == read(fresh)
     commit(project, "Update")
     again = template(project, "update")
     assert again.returncode == 0
     assert git(project, "status", "--porcelain") == ""
+
+
+def test_a_team_runs_it_as_a_task(project: Path) -> None:
+    (project / ".venv" / "lib64").unlink()
+    assert run(project, "uv", "lock").returncode == 0
+    commit(project, "Lock the dependencies")
+    done = run(project, "uv", "run", "poe", "template-update")
+    assert done.returncode == 0, done.stdout
+    assert (project / "new.txt").exists()
+    assert not (project / "old.txt").exists()
 
 
 def test_options_of_copier_may_follow(project: Path) -> None:

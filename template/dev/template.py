@@ -142,11 +142,13 @@ def copy(source: Path, target: Path) -> None:
 
 def find_conflicts() -> Iterator[str]:
     """Find the files that Copier could not merge: with markers in them, or with a `.rej` beside."""
-    changed = git("diff", "--name-only", "--relative", "--diff-filter=d", "HEAD", "--", ".")
-    added = git("ls-files", "--others", "--", ".")
-    for path in {*changed.splitlines(), *added.splitlines()}:
-        if path.endswith(".rej") or MARKER in b"\n" + Path(path).read_bytes():
+    changed = git("diff", "-z", "--name-only", "--relative", "--diff-filter=d", "HEAD", "--", ".")
+    added = git("ls-files", "-z", "--others", "--exclude-standard", "--", ".")
+    for path in {*changed.split("\0"), *added.split("\0")} - {""}:
+        if Path(path).is_file() and MARKER in b"\n" + Path(path).read_bytes():
             yield path
+    # Git may have been told to ignore them.
+    yield from filter(None, git("ls-files", "-z", "--others", "--", "*.rej").split("\0"))
 
 
 def print_lost_lines(path: str, before: list[str], after: list[str]) -> None:
