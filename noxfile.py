@@ -28,7 +28,13 @@ def lint(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Test the questions, the renders, the sources, and the launcher of PostgreSQL."""
     others = ("tests/test_project.py", *UPDATES)
-    run(session, "pytest", "--numprocesses=2", *(f"--ignore={path}" for path in others))
+    run(
+        session,
+        "pytest",
+        "--numprocesses=2",
+        "--dist=loadgroup",
+        *(f"--ignore={path}" for path in others),
+    )
 
 
 @nox.session

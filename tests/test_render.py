@@ -30,7 +30,11 @@ class Project(NamedTuple):
         }
 
 
-@pytest.fixture(scope="session", params=ROWS, ids=name)
+# All checks of a row run in one process, so it is rendered once.
+PARAMS = [pytest.param(row, id=name(row), marks=pytest.mark.xdist_group(name(row))) for row in ROWS]
+
+
+@pytest.fixture(scope="session", params=PARAMS)
 def project(
     request: pytest.FixtureRequest, template: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Project:
