@@ -1,7 +1,8 @@
 """The keys of the OpenID Connect provider: fetched, kept for a while, fetched again."""
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+import json
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, suppress
 from math import inf
 from time import monotonic
 from typing import Any
@@ -9,22 +10,23 @@ from typing import Any
 import anyio
 import structlog
 from httpx2 import AsyncClient, HTTPError, InvalidURL
-from jwt import InvalidKeyError, PyJWK, PyJWKSet, PyJWTError
+from jwt import InvalidKeyError, PyJWK, PyJWTError
 
 from ..errors import Unavailable
 from ..settings import AuthSettings
 
 logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger()
 
+MAX_SIZE = 1_048_576  # bytes of a document
 # Seconds.
 TIME_LIMIT = 5.0  # for both documents of a fetch together
 FRESH = 600.0  # how long keys are taken without asking again
 KEPT = 86_400.0  # how long they are taken while the provider does not answer
 PAUSE = 30.0  # before the next fetch: tokens with invented keys must not cause many
-PAUSE_AFTER_FAILURE = 2.0
+PAUSE_WITHOUT_KEYS = 2.0
 
 # What it may answer, or not: nothing, no JSON, or JSON of another kind.
-FAILURES = (HTTPError, InvalidURL, OSError, PyJWTError, RecursionError, TypeError, ValueError)
+FAILURES = (HTTPError, InvalidURL, OSError, RecursionError, TypeError, ValueError)
 
 
 class Provider:
@@ -37,7 +39,7 @@ class Provider:
         self._fetched = self._paused_until = -inf
 
     async def find_key(self, algorithm: str, key_id: str | None) -> PyJWK:
-        """Return the only key that fits, or raise `InvalidKeyError`; `Unavailable` without keys.
+        """Return the key that fits, or raise `InvalidKeyError`; `Unavailable` without keys.
 
         A key that is not known may be new, so it is looked for once more at the provider.
         """
@@ -50,7 +52,7 @@ class Provider:
             found = self._select(algorithm, key_id)
         if self._age() > KEPT:
             raise Unavailable
-        if len(found) != 1:
+        if not found or (len(found) > 1 and key_id is None):
             raise InvalidKeyError
         return found[0]
 
@@ -80,9 +82,10 @@ class Provider:
                 with anyio.fail_after(self._time_limit):
                     self._keys = await self._get_keys()
             except FAILURES as error:
-                self._paused_until = monotonic() + PAUSE_AFTER_FAILURE
+                usable = self._age() <= KEPT
+                self._paused_until = monotonic() + (PAUSE if usable else PAUSE_WITHOUT_KEYS)
                 issuer = self._settings.issuer
-                logger.warning("keys not fetched", issuer=issuer, reason=repr(error))
+                logger.warning("keys not fetched", issuer=issuer, reason=repr(error)[:200])
             else:
                 self._fetched = monotonic()
                 self._paused_until = self._fetched + PAUSE
@@ -97,7 +100,7 @@ class Provider:
             raise ValueError(f"its keys are not at an https URL: {url}")
         keys = [
             key
-            for key in PyJWKSet.from_dict(await self._get(url))
+            for key in parse_keys((await self._get(url)).get("keys"))
             if key.public_key_use in ("sig", None)
             and key.algorithm_name in self._settings.algorithms
         ]
@@ -106,12 +109,26 @@ class Provider:
         return keys
 
     async def _get(self, url: str) -> dict[str, Any]:
-        response = await self._client.get(url)
-        response.raise_for_status()
-        document = response.json()
+        text = bytearray()
+        # Not compressed: a small answer could become a large one.
+        headers = {"Accept-Encoding": "identity"}
+        async with self._client.stream("GET", url, headers=headers) as response:
+            response.raise_for_status()
+            async for chunk in response.aiter_bytes():
+                text += chunk
+                if len(text) > MAX_SIZE:
+                    raise ValueError(f"more than {MAX_SIZE} bytes at {url}")
+        document = json.loads(text)
         if not isinstance(document, dict):
             raise TypeError(f"no JSON object at {url}")
         return document
+
+
+def parse_keys(keys: object) -> Iterator[PyJWK]:
+    """Skip each key of a kind that PyJWT does not know: the others are none the worse for it."""
+    for key in keys if isinstance(keys, list) else ():
+        with suppress(PyJWTError, NotImplementedError, AttributeError, TypeError, ValueError):
+            yield PyJWK(key)
 
 
 def discovery_url(issuer: str) -> str:

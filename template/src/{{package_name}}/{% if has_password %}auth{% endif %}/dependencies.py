@@ -14,6 +14,8 @@ from .users import UserService
 
 
 class PasswordBearer(OAuth2PasswordBearer):
+    """Stricter than its base, which takes the first of several headers."""
+
     async def __call__(self, request: HTTPConnection) -> str | None:
         token = read_token(request.headers)
         if token is None and self.auto_error:

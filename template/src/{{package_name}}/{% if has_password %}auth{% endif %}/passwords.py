@@ -7,7 +7,7 @@ from secrets import token_hex
 
 from anyio import CapacityLimiter, to_thread
 from argon2 import PasswordHasher
-from argon2.exceptions import VerifyMismatchError
+from argon2.exceptions import InvalidHashError, VerificationError
 from pydantic import Secret
 
 MIN_LENGTH = 12
@@ -22,14 +22,15 @@ OWASP = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
 
 
 class Passwords:
-    """Hashes in worker threads, one per processor: each hash takes 19 MiB and some 30 ms.
+    """Hashes in a few worker threads: each hash takes 19 MiB, some 30 ms, and a processor.
 
     Call it while no database connection is held.
     """
 
     def __init__(self, hasher: PasswordHasher = OWASP) -> None:
         self._hasher = hasher
-        self._limiter = CapacityLimiter(os.cpu_count() or 1)
+        # A container may have fewer processors than it sees.
+        self._limiter = CapacityLimiter(min(4, os.cpu_count() or 1))
         self._nobody = hasher.hash(token_hex())
 
     async def hash(self, password: Secret[str]) -> str:
@@ -44,10 +45,10 @@ class Passwords:
         )
 
     def _verify(self, password: str, hashed: str | None) -> bool:
+        given = normalize(password).encode(errors="surrogatepass")
         try:
-            given = normalize(password)
             return self._hasher.verify(hashed or self._nobody, given) and hashed is not None
-        except VerifyMismatchError:
+        except (VerificationError, InvalidHashError):
             return False
 
     def is_outdated(self, hashed: str) -> bool:

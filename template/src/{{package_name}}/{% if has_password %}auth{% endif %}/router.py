@@ -48,7 +48,7 @@ async def grant_token(
 
 @router.post("/revoke")
 async def revoke_token(auth: AuthServiceDep, request: Annotated[RevocationRequest, Form()]) -> None:
-    """Log out: end the session of an access token or a refresh token (RFC 7009)."""
+    """Log out: end the session of a refresh token, or of an access token in its time (RFC 7009)."""
     return await auth.revoke(request)
 
 

@@ -67,17 +67,21 @@ class AuthService:
         async with self._database.write.begin() as session:
             await throttle.check(session)
         try:
-            return await self.add_user(new)
+            return await self.add_user(new, throttle=throttle)
         except Conflict:
             async with self._database.write.begin() as session:
                 await throttle.fail(session)
             raise
 
-    async def add_user(self, new: UserCreate, role: Role = "user") -> User:
+    async def add_user(
+        self, new: UserCreate, role: Role = "user", throttle: Throttle | None = None
+    ) -> User:
         hashed = await self._passwords.hash(new.password)
         user = User(email=new.email, password_hash=hashed, role=role)
         try:
             async with self._database.write.begin() as session:
+                if throttle:
+                    await throttle.check(session)
                 session.add(user)
         except IntegrityError as error:
             raise Conflict("There is an account with this email address.") from error
@@ -97,7 +101,6 @@ class AuthService:
     async def _log_in(self, request: TokenRequest, address: str) -> TokenRead:
         if not request.username or not request.password.get_secret_value():
             raise TokenError("invalid_request", "The username or the password is missing.")
-        wrong = TokenError("invalid_grant", "The email address or the password is wrong.")
         try:
             email = normalize_email(request.username)
         except ValueError:
@@ -105,22 +108,22 @@ class AuthService:
         throttle = Throttle(address, email)
         account = await self._check_password(email, request.password, throttle)
         if account is None:
-            raise wrong
+            raise TokenError("invalid_grant", "The email address or the password is wrong.")
         hashed = account.password_hash
         if self._passwords.is_outdated(hashed):
             hashed = await self._passwords.hash(request.password)
         async with self._database.write.begin() as session:
-            # The password may have been changed while it was checked.
+            # The account may have changed while its password was checked.
             same = select(User).where(User.password_hash == account.password_hash, User.is_active)
             same = same.where(User.id == account.id).with_for_update(key_share=True)
             user = await session.scalar(same)
-            if user is None:
-                raise wrong
-            user.password_hash = hashed
-            await throttle.succeed(session)
-            await sessions.delete_expired(session, limit=100)
-            lifetime = timedelta(seconds=self._settings.refresh_token_lifetime)
-            return self._tokens.issue(await sessions.start(session, user.id, lifetime))
+            if user:
+                user.password_hash = hashed
+                await throttle.succeed(session)
+                await sessions.delete_expired(session, limit=100)
+                lifetime = timedelta(seconds=self._settings.refresh_token_lifetime)
+                return self._tokens.issue(await sessions.start(session, user.id, lifetime))
+        return await self._log_in(request, address)
 
     async def _check_password(
         self, email: str, password: Secret[str], throttle: Throttle
@@ -178,6 +181,10 @@ class AuthService:
         key = {"user_id": claims.user_id, "session_id": claims.session_id}
         async with self._database.connect() as connection:
             found = (await connection.execute(FIND_CALLER, key)).one_or_none()
+        if found is None:
+            # A reader that lags behind may not know the session yet.
+            async with self._database.write() as session:
+                found = (await session.execute(FIND_CALLER, key)).one_or_none()
         if found is None:
             raise InvalidToken
         return Caller(found.id, found.email, found.role)

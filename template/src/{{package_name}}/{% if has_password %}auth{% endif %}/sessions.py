@@ -88,9 +88,9 @@ async def delete_expired(session: AsyncSession, limit: int | None = None) -> int
     for model in (UserSession, Attempts):
         # What another request uses at the moment is left to the next time.
         expired = select(model.id).where(model.expires_at < utc_now()).limit(limit)
-        ids = (await session.scalars(expired.with_for_update(skip_locked=True))).all()
-        await session.execute(delete(model).where(model.id.in_(ids)))
-        deleted += len(ids)
+        free = expired.with_for_update(skip_locked=True)
+        gone = await session.scalars(delete(model).where(model.id.in_(free)).returning(model.id))
+        deleted += len(gone.all())
     return deleted
 
 

@@ -1,8 +1,8 @@
 """Guessing is slow: after some failures, each further one makes its sender wait longer.
 
 Failures are counted in the database, so all processes count together: per account, and per client
-address. An account is counted apart for each address from which somebody has logged in to it
-before, so that strangers who guess its password do not lock its owner out.
+address. From an address from which somebody has logged in to an account before, only failures there
+and at it block it, so that neither strangers nor neighbours who guess lock its owner out.
 """
 
 from dataclasses import dataclass
@@ -64,9 +64,11 @@ class Throttle:
         mine = Attempts.key.in_([self._address, self._known, self._account])
         found = await session.scalars(select(Attempts).where(mine, Attempts.expires_at > now))
         counters = {counter.key: counter for counter in found}
+        blocking = [self._account, self._address]
         if self._account and self._known in counters:
             self._account = self._known
-        for key in (self._account, self._address):
+            blocking = [self._known]
+        for key in blocking:
             if key in counters and counters[key].blocked_until > now:
                 raise TooManyAttempts(counters[key].blocked_until - now)
 
@@ -77,11 +79,15 @@ class Throttle:
         """
         if self._account:
             await self._count(session, self._account, ACCOUNT)
-        await self._count(session, self._address, ADDRESS)
+        try:
+            await self._count(session, self._address, ADDRESS)
+        except TooManyAttempts:
+            if self._account != self._known:
+                raise
 
     async def _count(self, session: AsyncSession, key: bytes, limit: Limit) -> None:
         now = utc_now()
-        forgotten = Attempts.updated_at < now - FORGOTTEN_AFTER
+        forgotten = Attempts.created_at < now - FORGOTTEN_AFTER
         failures = await session.scalar(
             insert(Attempts)
             .values(key=key, failures=1, blocked_until=now, expires_at=now + FORGOTTEN_AFTER)
@@ -89,6 +95,7 @@ class Throttle:
                 index_elements=[Attempts.key],
                 set_={
                     "failures": case((forgotten, 1), else_=Attempts.failures + 1),
+                    "created_at": case((forgotten, now), else_=Attempts.created_at),
                     "expires_at": func.greatest(Attempts.expires_at, now + FORGOTTEN_AFTER),
                     "updated_at": now,
                 },

@@ -16,6 +16,7 @@ from .sessions import Grant
 
 ALGORITHM = "HS256"
 TYPE = "at+jwt"
+LEEWAY = 10  # seconds that the clocks of two hosts may differ
 CLAIMS = ["iss", "aud", "sub", "sid", "iat", "exp", "jti"]
 
 logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger()
@@ -77,6 +78,7 @@ class Tokens:
             {"require": CLAIMS},
             issuer=self._settings.issuer,
             audience=self._settings.audience,
+            leeway=LEEWAY,
         )
         if decoded["header"].get("typ") != TYPE:
             raise jwt.InvalidTokenError("not an access token")

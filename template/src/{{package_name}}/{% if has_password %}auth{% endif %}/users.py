@@ -30,7 +30,12 @@ class UserService:
         if user_id == self._admin.id:
             # So that there always is an administrator.
             raise Forbidden("Another administrator has to change your account.")
-        user = await self._session.get(User, user_id)
+        # Both are locked, so that of two administrators who demote each other one remains.
+        both = select(User).where(User.id.in_([user_id, self._admin.id])).order_by(User.id)
+        found = {user.id: user for user in await self._session.scalars(both.with_for_update())}
+        admin, user = found.get(self._admin.id), found.get(user_id)
+        if admin is None or admin.role != "admin" or not admin.is_active:
+            raise Forbidden("You are no administrator any more.")
         if user is None:
             raise NotFound(f"There is no user {user_id}.")
         for name, value in changes.model_dump(exclude_unset=True).items():
