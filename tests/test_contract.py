@@ -72,6 +72,44 @@ def test_seeds_are_the_same_for_update_and_recopy_and_none_while_nothing_is_defi
     assert str({seed.removeprefix("/") for seed in on_update}).replace("'", '"') in script
 
 
+# Teams have lines below them: a point is never removed or moved.
+EXTENSION_POINTS = {
+    (".env.example", "settings"),
+    (".github/workflows/ci.yml", "steps"),
+    (".gitignore", "files"),
+    (".gitlab-ci.yml", "steps"),
+    ("pyproject.toml", "dependencies"),
+    ("pyproject.toml", "rules"),
+    ("pyproject.toml", "tasks"),
+    ("pyproject.toml", "warnings"),
+    ("src/{{package_name}}/app.py", "imports"),
+    ("src/{{package_name}}/app.py", "routers"),
+    ("src/{{package_name}}/lifespan.py", "imports"),
+    ("src/{{package_name}}/lifespan.py", "pools"),
+    ("src/{{package_name}}/middleware.py", "imports"),
+    ("src/{{package_name}}/middleware.py", "middleware"),
+    ("src/{{package_name}}/settings.py", "groups"),
+    ("src/{{package_name}}/settings.py", "imports"),
+    ("tests/conftest.py", "fixtures"),
+    ("tests/conftest.py", "imports"),
+}
+
+
+def test_extension_points_are_api() -> None:
+    found: dict[str, list[str]] = {}
+    for path in SOURCES:
+        rendered = re.sub(r"{%.*?%}", "", path.relative_to(ROOT / "template").as_posix())
+        if points := re.findall(r"^ *# Yours: (.+)$", path.read_text(), re.MULTILINE):
+            # Variants of a file have the same points.
+            known = found.setdefault(rendered.removesuffix(".jinja"), points)
+            assert sorted(known) == sorted(points), path
+    assert {(path, point) for path, points in found.items() for point in points} == (
+        EXTENSION_POINTS
+    )
+    pools = found["src/{{package_name}}/lifespan.py"].count("pools")
+    assert pools == 4  # in the state, the lifespan, what it yields, and the readiness
+
+
 def test_a_feature_is_a_choice_with_none() -> None:
     for key, question in QUESTIONS.items():
         assert question["type"] != "bool", key
