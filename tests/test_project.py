@@ -17,11 +17,11 @@ import httpx2
 import pytest
 import yaml
 from harness import (
+    CHOICES,
     CONFIG,
     ROWS,
     SHAPES,
     eventually,
-    list_values,
     make_environment,
     name,
     read_section,
@@ -233,7 +233,7 @@ def test_a_newcomer_signs_up_and_stores_items(
         assert [item["name"] for item in client.get("/v1/items").json()["items"]] == ["Lamp"]
 
 
-@pytest.mark.parametrize("database", list_values("database"))
+@pytest.mark.parametrize("database", CHOICES["database"])
 def test_a_newcomer_gets_a_token_and_stores_items(
     template: Path, tmp_path: Path, temporary: Path, database: str
 ) -> None:

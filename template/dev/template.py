@@ -62,14 +62,10 @@ def update(options: Namespace) -> None:
         new = render(Path(name, "new"), *version, *answers)
         compare(old, new, "--stat", "--summary")
         gone = set(list_files(old)) - set(list_files(new))
-        edited = {
-            path: Path(path).read_bytes()
-            for path in sorted(gone)
-            if Path(path).is_file() and Path(path).read_bytes() != (old / path).read_bytes()
-        }
+        mine = {path: Path(path).read_bytes() for path in sorted(gone) if Path(path).is_file()}
         copier("update", "--defaults", f"--conflict={options.conflict}", *version, *answers)
-        for path, text in edited.items():
-            if not Path(path).exists():
+        for path, text in mine.items():
+            if text != (old / path).read_bytes() and not Path(path).exists():
                 before = (old / path).read_text(errors="replace").splitlines()
                 print_lost_lines(path, before, text.decode(errors="replace").splitlines())
     conflicts = sorted(find_conflicts())
