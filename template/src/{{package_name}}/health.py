@@ -1,8 +1,9 @@
 """/health/live: the process runs. /health/ready: it can do its work."""
 
+from http import HTTPStatus
 from typing import Literal
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, HTTPException
 from pydantic import BaseModel
 
 from .lifespan import Connection, ping
@@ -14,7 +15,9 @@ class Health(BaseModel):
     status: Literal["ok"] = "ok"
 
 
-async def ping_pools(connection: Connection) -> None:
+async def check_readiness(connection: Connection) -> None:
+    if connection.state["is_draining"]:
+        raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, "The service is about to end.")
     await ping(connection.state)
 
 
@@ -24,7 +27,7 @@ async def live() -> Health:
     return Health()
 
 
-@router.get("/ready", dependencies=[Depends(ping_pools)])
+@router.get("/ready", dependencies=[Depends(check_readiness)])
 async def ready() -> Health:
     """Send no requests while this answers 503."""
     return Health()

@@ -1,5 +1,6 @@
 """What happens around every request; pure ASGI, since a `BaseHTTPMiddleware` costs 130 µs."""
 
+import asyncio
 import re
 from secrets import token_hex
 from time import perf_counter
@@ -12,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .errors import problem
+from .errors import Unavailable, problem, respond_to_app_error
 from .settings import HttpSettings
 
 # isort: split
@@ -101,6 +102,12 @@ class ProblemMiddleware:
 
         try:
             await self.app(scope, receive, send_problem)
+        except asyncio.CancelledError:
+            if started:
+                raise
+            # The server ends and cannot wait any longer. This is the whole task, so that nobody
+            # else has to know.
+            await respond_to_app_error(Unavailable(), None)(scope, receive, send)
         except Exception:
             if started:
                 raise  # so that the server cuts the connection: the response is not complete

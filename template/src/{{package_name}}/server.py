@@ -1,0 +1,110 @@
+"""How the process listens, and how it ends."""
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
+
+import click
+import structlog
+import uvicorn
+
+from .settings import Settings
+
+logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger()
+
+
+class Server(uvicorn.Server):
+    """Ends within `grace` seconds of SIGTERM, and still listens for the first `drain` of them.
+
+    Meanwhile /health/ready answers 503, so that whatever balances the load sends no more requests.
+    Ctrl-C waits for no balancer. A second signal, and the end of the time, cancel what still runs:
+    its transactions are rolled back. `is_cut_short` tells whether there was such a request.
+    """
+
+    def __init__(self, config: uvicorn.Config, *, drain: int, grace: int) -> None:
+        super().__init__(config)
+        self.drain = drain
+        self.grace = grace
+        self.deadline = float("inf")  # in the time of the event loop
+        self.hurry = asyncio.Event()
+        self.is_cut_short = False
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        # uvicorn's own would raise the signal again in the end; the exit code would be that of a
+        # process that was killed.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.lifespan.state.get("is_draining"):
+            self.stop_listening()
+            self.hurry.set()
+            return
+        self.lifespan.state["is_draining"] = True
+        self.config.encoded_headers.append((b"connection", b"close"))
+        drain = self.drain if sig == signal.SIGTERM else 0
+        logger.info("going away", drain=drain, grace=self.grace)
+        loop = asyncio.get_running_loop()
+        self.deadline = loop.time() + self.grace
+        loop.call_later(drain, self.stop_listening)
+
+    def stop_listening(self) -> None:
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        cut = asyncio.create_task(self.cut_short())
+        await super().shutdown(sockets)
+        cut.cancel()
+
+    async def cut_short(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(self.deadline):
+                await self.hurry.wait()
+        if self.server_state.tasks:
+            self.is_cut_short = True
+            logger.warning("cut short", requests=len(self.server_state.tasks))
+        for task in self.server_state.tasks:
+            task.cancel()
+        await asyncio.sleep(1)  # for the answers; then there are only clients that do not read
+        for connection in self.server_state.connections:
+            connection.transport.abort()
+
+
+def serve(
+    settings: Settings, host: str, port: int, *, reload: bool, drain: int, grace: int
+) -> None:
+    """Answer requests until a signal; exit with 1 if a request had to be cut short, else with 0."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise click.ClickException(
+            f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --port, or PORT."
+        ) from None
+    if settings.environment == "development":
+        click.echo(f"Interactive docs: http://{host}:{port}/docs", err=True)
+    app = f"{__package__}.main:app"
+    options: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        # "auto" would serve errors when the start fails.
+        "lifespan": "on",
+        "access_log": False,
+        "log_config": None,
+        "server_header": False,
+    }
+    if reload:
+        uvicorn.run(
+            app, reload=True, reload_dirs=["src"], timeout_graceful_shutdown=grace, **options
+        )
+    else:
+        server = Server(uvicorn.Config(app, **options), drain=drain, grace=grace)
+        server.run()
+        sys.exit(server.is_cut_short)
