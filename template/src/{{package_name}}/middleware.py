@@ -102,12 +102,12 @@ class ProblemMiddleware:
 
         try:
             await self.app(scope, receive, send_problem)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             if started:
                 raise
             # The server ends and cannot wait any longer. This is the whole task, so that nobody
             # else has to know.
-            await respond_to_app_error(Unavailable(), None)(scope, receive, send)
+            await respond_to_app_error(Unavailable(), error)(scope, receive, send)
         except Exception:
             if started:
                 raise  # so that the server cuts the connection: the response is not complete

@@ -71,7 +71,7 @@ class Server(uvicorn.Server):
             self.is_cut_short = True
             logger.warning("cut short", requests=len(self.server_state.tasks))
         for task in self.server_state.tasks:
-            task.cancel()
+            task.cancel("cut short")
         await asyncio.sleep(1)  # for the answers; then there are only clients that do not read
         for connection in self.server_state.connections:
             connection.transport.abort()

@@ -1,0 +1,239 @@
+"""A PostgreSQL and a service for tests that break them, mend them, and read what they logged."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from secrets import token_hex, token_urlsafe
+from typing import Any
+
+import httpx2
+import psycopg
+import pytest
+from harness import eventually, make_environment
+from postgres import HOST, Server, find_binaries, free_port
+
+APPLICATION = "my_service"  # what the service calls itself to the server
+
+# The row in the docs that a test is about.
+row = pytest.mark.fault
+
+
+class Postgres(Server):
+    """A server that comes back on the same port."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(find_binaries(), folder, durable=False)
+        self.port = free_port()
+        self.options: tuple[str, ...] = ()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def password(self) -> str:
+        return (self.folder / "password").read_text()
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://app:{self.password}@{HOST}:{self.port}/app_test"
+
+    def begin(self, *options: str) -> None:
+        self.options = options
+        with (self.folder / "log").open("ab") as log:
+            self.start(log)
+
+    def launch(self, log: Any) -> bool:
+        (self.cluster / "postmaster.pid").unlink(missing_ok=True)
+        place = [f"--listen_addresses={HOST}", f"--port={self.port}"]
+        # Without fsync, since only the server is killed and not the machine.
+        place += ["--unix_socket_directories=", "--fsync=off", *self.options]
+        self.process = self.popen(log, self.cluster, "postgres", *place, output=log)
+        return eventually(self.answers)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the server and to what serves its sessions."""
+        assert self.process
+        for stat in [Path(f"/proc/{self.process.pid}/stat"), *Path("/proc").glob("[0-9]*/stat")]:
+            with suppress(FileNotFoundError, ProcessLookupError):
+                process, parent = re.findall(r"^(\d+) \(.*\) . (\d+)", stat.read_text())[0]
+                if str(self.process.pid) in {process, parent}:
+                    os.kill(int(process), number)
+
+    def kill(self) -> None:
+        self.send(signal.SIGKILL)
+        assert self.process
+        self.process.wait()
+
+    def halt(self) -> None:
+        """Shut down, as an administrator would."""
+        assert self.process
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait()
+
+    def configure(self, *lines: str) -> None:
+        """Set what all sessions follow at once."""
+        assert self.process
+        path = self.cluster / "postgresql.auto.conf"
+        path.write_text("\n".join(lines) + "\n")
+        self.process.send_signal(signal.SIGHUP)
+
+    def mend(self) -> None:
+        """Undo whatever a test has done to it."""
+        assert self.process
+        self.send(signal.SIGCONT)
+        if self.options or self.process.poll() is not None:
+            if self.process.poll() is None:
+                self.halt()
+            (self.cluster / "postgresql.auto.conf").write_text("")
+            self.begin()
+        self.configure()
+
+    def connect(self, *, autocommit: bool = False) -> psycopg.Connection[Any]:
+        return psycopg.connect(self.url, autocommit=autocommit)
+
+    def list_items(self) -> list[str]:
+        with self.connect() as connection:
+            return [name for (name,) in connection.execute("SELECT name FROM items")]
+
+    @contextmanager
+    def locked(self) -> Generator[None]:
+        """Let every statement on the items wait."""
+        with self.connect() as connection:
+            connection.execute("LOCK TABLE items IN ACCESS EXCLUSIVE MODE")
+            yield
+            connection.rollback()
+
+    def list_sessions(self) -> list[str | None]:
+        """Tell for each connection of the service what it waits for."""
+        query = "SELECT wait_event_type FROM pg_stat_activity WHERE application_name = %s"
+        with self.connect() as connection:
+            return [event for (event,) in connection.execute(query, [APPLICATION])]
+
+    def count_sessions(self) -> int:
+        return len(self.list_sessions())
+
+    def count_waiting(self) -> int:
+        """Count those that wait for a lock."""
+        return self.list_sessions().count("Lock")
+
+
+class Service:
+    """A process of a rendered project, and what it has logged."""
+
+    def __init__(self, project: Path, *arguments: str, **variables: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.path = project.parent / f"{token_hex(4)}.log"
+        self.variables = variables
+        self.secrets = {variables["AUTH_SECRET"]}
+        self.secrets |= set(re.findall(r"://\w+:([^@]+)@", " ".join(variables.values())))
+        with self.path.open("wb") as log:
+            self.process = subprocess.Popen(
+                [".venv/bin/my-service", "serve", "--port", str(self.port), *arguments],
+                cwd=project,
+                env=make_environment(**variables),
+                stdout=log,
+                stderr=log,
+            )
+        self.client = self.connect()
+
+    def connect(self) -> httpx2.Client:
+        limits = httpx2.Limits(max_connections=1000, max_keepalive_connections=1000)
+        return httpx2.Client(base_url=self.url, timeout=30, limits=limits)
+
+    @property
+    def log(self) -> str:
+        return self.path.read_text()
+
+    def events(self, **members: Any) -> list[dict[str, Any]]:
+        """Return the lines of the log that have these members."""
+        lines = [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
+        return [line for line in lines if line.items() >= members.items()]
+
+    @property
+    def memory(self) -> int:
+        """The resident memory in KiB."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.findall(r"VmRSS:\s+(\d+)", status)[0])
+
+    @property
+    def open_files(self) -> int:
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
+    @property
+    def listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex((HOST, self.port)) == 0
+
+    def answers(self, path: str = "/health/ready", status: int = 200) -> bool:
+        with suppress(httpx2.TransportError):
+            return self.client.get(path).status_code == status
+        return False
+
+    def log_in(self) -> None:
+        """Send the token of a new account from now on."""
+        email, password = f"{token_hex(4)}@example.com", token_urlsafe(16)
+        account = {"email": email, "password": password}
+        assert self.client.post("/v1/auth/users", json=account).status_code == 201
+        form = {"grant_type": "password", "username": email, "password": password}
+        tokens = self.client.post("/v1/auth/token", data=form).json()
+        self.secrets |= {password, tokens["access_token"], tokens["refresh_token"]}
+        self.client.headers["Authorization"] = f"Bearer {tokens['access_token']}"
+
+    def stop(self) -> int:
+        """Wait until it has ended, and return its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        self.client.close()
+        return self.process.wait(30)
+
+
+class Load:
+    """Many clients at once, each of which goes on and on."""
+
+    def __init__(self, service: Service, clients: int = 10) -> None:
+        self.service = service
+        # When it was sent, the name of the item that it stores, and the answer if there was one.
+        self.requests: list[tuple[float, str, httpx2.Response | None]] = []
+        self.is_over = False
+        self.threads = ThreadPoolExecutor(clients)
+        self.running = [self.threads.submit(self.work, number) for number in range(clients)]
+
+    def work(self, number: int) -> None:
+        while not self.is_over:
+            name, started, answer = token_hex(8), time.monotonic(), None
+            try:
+                if number % 2:
+                    answer = self.service.client.post("/v1/items", json={"name": name})
+                else:
+                    answer = self.service.client.get("/v1/items?limit=1")
+            except httpx2.TransportError:
+                time.sleep(0.02)
+            self.requests.append((started, name, answer))
+
+    def __enter__(self) -> "Load":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.is_over = True
+        self.threads.shutdown()
+        for future in self.running:
+            future.result()
+
+    @property
+    def responses(self) -> list[httpx2.Response]:
+        return [answer for *_, answer in self.requests if answer]
+
+    def statuses(self, since: float = 0) -> set[int]:
+        """Return the statuses of what was sent since then; 0 is no answer."""
+        return {
+            answer.status_code if answer else 0
+            for started, _, answer in self.requests
+            if started >= since
+        }

@@ -1,0 +1,486 @@
+"""The rendered service while what it needs breaks: a real PostgreSQL, uvicorn, HTTP."""
+
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from secrets import token_hex
+from tempfile import mkdtemp
+
+import httpx2
+import psycopg
+import pytest
+from breakable import Load, Postgres, Service, row
+from harness import eventually, make_environment, render, run
+from postgres import free_port
+from psycopg import sql
+
+UV = shutil.which("uv") or "uv"
+POOL = 4
+POOL_TIMEOUT = 1
+STATEMENT_TIMEOUT = 2
+
+Start = Callable[..., Service]
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Postgres]:
+    folder = Path(mkdtemp(prefix="faults-"))
+    postgres = Postgres(folder)
+    postgres.begin()
+    yield postgres
+    postgres.halt()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def postgres(server: Postgres) -> Iterator[Postgres]:
+    yield server
+    server.mend()
+
+
+@pytest.fixture(scope="session")
+def project(template: Path, server: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    project = render(template, tmp_path_factory.mktemp("project") / "rendered")
+    assert run(project, UV, "sync", "--quiet").returncode == 0
+    return project
+
+
+@pytest.fixture
+def migrated(project: Path, server: Postgres) -> None:
+    assert migrate(project, server.url).wait(30) == 0
+
+
+@pytest.fixture
+def start(project: Path, postgres: Postgres) -> Iterator[Start]:
+    """Start services, which must have told their log no secret."""
+    with ExitStack() as stack:
+
+        def start(*arguments: str, is_ready: bool = True, **variables: str) -> Service:
+            defaults = {
+                "DATABASE_URL": postgres.url,
+                "DATABASE_POOL_SIZE": str(POOL),
+                "DATABASE_POOL_TIMEOUT": str(POOL_TIMEOUT),
+                "DATABASE_STATEMENT_TIMEOUT": str(STATEMENT_TIMEOUT),
+                "AUTH_SECRET": token_hex(32),
+            }
+            service = Service(project, *arguments, **(defaults | variables))
+            stack.callback(check_log, service)
+            stack.callback(service.stop)
+            assert eventually(lambda: service.answers("/health/live")), service.log
+            assert not is_ready or service.answers(), service.log
+            return service
+
+        yield start
+
+
+def check_log(service: Service) -> None:
+    assert len(service.secrets) > 1
+    for secret in service.secrets:
+        assert secret not in service.log
+    assert "Traceback" not in service.log
+
+
+@pytest.fixture
+def service(start: Start, migrated: None) -> Service:
+    service = start()
+    service.log_in()
+    return service
+
+
+def post(service: Service, name: str = "") -> Callable[[], httpx2.Response]:
+    return lambda: service.client.post("/v1/items", json={"name": name or token_hex(8)})
+
+
+def get(service: Service) -> Callable[[], httpx2.Response]:
+    return lambda: service.client.get("/v1/items?limit=1")
+
+
+def explain(service: Service, response: httpx2.Response) -> str:
+    """Check that it says 503, and return the cause that the log names in its one line for it."""
+    assert response.status_code == 503, response.text
+    assert response.headers["Retry-After"] == "1"
+    assert response.headers["Content-Type"] == "application/problem+json"
+    request_id = response.json()["request_id"]
+    assert request_id == response.headers["X-Request-ID"]
+    assert eventually(lambda: bool(service.events(request_id=request_id, event="request")))
+    reason, access = service.events(request_id=request_id)
+    assert (reason["event"], reason["level"]) == ("request failed", "error")
+    assert access["status"] == 503
+    return reason["cause"]
+
+
+def check_stored(postgres: Postgres, load: Load) -> None:
+    """What was accepted is stored once, what was not at most once."""
+    sent = {name for _, name, _ in load.requests}
+    stored = [name for name in postgres.list_items() if name in sent]
+    assert len(stored) == len(set(stored))
+    accepted = {name for _, name, answer in load.requests if answer and answer.status_code == 201}
+    assert accepted
+    assert accepted <= set(stored)
+
+
+def check_pools(service: Service, postgres: Postgres) -> None:
+    """All connections of both pools are there for requests, and there are no others."""
+    with ThreadPoolExecutor(2 * POOL) as threads, postgres.locked():
+        answers = [threads.submit(call) for call in (post(service), get(service)) * POOL]
+        assert eventually(lambda: postgres.count_waiting() == 2 * POOL)
+        assert postgres.count_sessions() == 2 * POOL
+    assert {answer.result().status_code for answer in answers} == {200, 201}
+
+
+@row("The database is away when the process starts")
+def test_a_database_that_is_away_at_the_start(
+    start: Start, migrated: None, postgres: Postgres
+) -> None:
+    postgres.halt()
+    service = start(is_ready=False)
+    [line] = service.events(event="the database is away")
+    assert line["level"] == "warning"
+    assert "Connect call failed" in line["cause"]
+    assert "Connection refused" in explain(service, service.client.get("/health/ready"))
+    account = {"email": "ada@example.com", "password": "correct horse battery"}
+    explain(service, service.client.post("/v1/auth/users", json=account))
+    postgres.begin()
+    assert service.client.get("/health/ready").status_code == 200
+    service.log_in()
+    assert post(service)().status_code == 201
+
+
+@row("The database is killed, or restarted")
+@pytest.mark.parametrize("end", [Postgres.kill, Postgres.halt])
+def test_a_database_that_ends_and_comes_back(
+    service: Service, postgres: Postgres, end: Callable[[Postgres], None]
+) -> None:
+    with Load(service) as load:
+        time.sleep(0.5)
+        end(postgres)
+        time.sleep(0.5)
+        assert service.answers("/health/live")
+        assert service.answers("/health/ready", 503)
+        postgres.begin()
+        returned = time.monotonic()
+        time.sleep(2)
+    assert load.statuses() == {200, 201, 503}
+    assert load.statuses(since=returned + 1) == {200, 201}
+    for response in load.responses:
+        if response.status_code == 503:
+            explain(service, response)
+    check_stored(postgres, load)
+    check_pools(service, postgres)
+    assert not service.events(level="critical")
+
+
+@row("The database or the network is frozen")
+def test_a_database_that_is_frozen(service: Service, postgres: Postgres) -> None:
+    assert get(service)().status_code == 200
+    postgres.send(signal.SIGSTOP)
+    with Load(service) as load:
+        for _ in range(20):
+            assert service.client.get("/health/live").elapsed.total_seconds() < 1
+            time.sleep(0.1)
+        ready = service.client.get("/health/ready")
+        causes = {explain(service, ready)}
+        time.sleep(6)
+    assert len(load.responses) > 20
+    for response in [ready, *load.responses]:
+        causes.add(explain(service, response))
+        # Waiting for a connection and making one; or a statement, and its connection's end.
+        assert response.elapsed.total_seconds() < max(POOL_TIMEOUT + 5, STATEMENT_TIMEOUT + 3) + 1
+    assert any("TimeoutError" in cause for cause in causes)
+    postgres.send(signal.SIGCONT)
+    assert eventually(lambda: get(service)().status_code == 200)
+    check_pools(service, postgres)
+
+
+@row("The process ends while the database is frozen")
+def test_a_process_that_ends_while_the_database_is_frozen(
+    service: Service, postgres: Postgres
+) -> None:
+    check_pools(service, postgres)
+    postgres.send(signal.SIGSTOP)
+    started = time.monotonic()
+    assert service.stop() == 0
+    assert time.monotonic() - started < 10
+    assert service.events(event="Application shutdown complete.")
+
+
+@row("The database is read-only")
+def test_a_database_that_is_read_only(service: Service, postgres: Postgres) -> None:
+    assert post(service, "before")().status_code == 201
+    postgres.configure("default_transaction_read_only = on")
+    assert eventually(lambda: post(service, "during")().status_code == 503)
+    assert "read-only transaction" in explain(service, post(service, "during")())
+    assert get(service)().json()["items"]
+    postgres.configure()
+    assert eventually(lambda: post(service, "after")().status_code == 201)
+    check_pools(service, postgres)
+
+
+@row("The database has no connection left")
+def test_a_database_without_a_connection_left(
+    start: Start, migrated: None, postgres: Postgres
+) -> None:
+    postgres.halt()
+    postgres.begin("--max_connections=6", "--superuser_reserved_connections=0")
+    with ExitStack() as stack:
+        for _ in range(6):
+            stack.enter_context(postgres.connect())
+        service = start(is_ready=False)
+        cause = explain(service, service.client.get("/health/ready"))
+        assert "too many clients already" in cause
+    assert eventually(service.answers)
+    service.log_in()
+    assert post(service)().status_code == 201
+
+
+@row("The password of the database is wrong")
+def test_a_wrong_password(start: Start, migrated: None, postgres: Postgres) -> None:
+    wrong = token_hex(16)
+    url = postgres.url.replace(postgres.password, wrong)
+    service = start(is_ready=False, DATABASE_URL=url)
+    for response in (service.client.get("/health/ready"), post(service)()):
+        if response.status_code != 401:
+            assert "password authentication failed" in explain(service, response)
+    assert service.client.get("/health/live").status_code == 200
+
+
+@row("The reader is away, the writer is not")
+def test_a_reader_that_is_away(start: Start, migrated: None, postgres: Postgres) -> None:
+    away = postgres.url.replace(str(postgres.port), str(free_port()))
+    service = start(is_ready=False, DATABASE_READER_URL=away)
+    explain(service, service.client.get("/health/ready"))
+    service.log_in()  # writes, and reads on the writer
+    for call in (get(service), post(service)):
+        assert "Connection refused" in explain(service, call())
+
+
+@row("The writer is away, the reader is not")
+def test_a_writer_that_is_away(start: Start, service: Service, postgres: Postgres) -> None:
+    away = postgres.url.replace(str(postgres.port), str(free_port()))
+    other = start(
+        is_ready=False,
+        DATABASE_URL=away,
+        DATABASE_READER_URL=postgres.url,
+        AUTH_SECRET=service.variables["AUTH_SECRET"],
+    )
+    other.client.headers = service.client.headers
+    explain(other, other.client.get("/health/ready"))
+    assert get(other)().status_code == 200
+    assert "Connection refused" in explain(other, post(other)())
+
+
+@row("More requests at once than connections")
+def test_more_requests_than_connections(service: Service, postgres: Postgres) -> None:
+    # A short wait: all of them are stored.
+    names = [token_hex(8) for _ in range(8 * POOL)]
+    with ThreadPoolExecutor(8 * POOL) as threads, postgres.locked():
+        answers = [threads.submit(post(service, name)) for name in names]
+        time.sleep(POOL_TIMEOUT / 2)
+    assert {answer.result().status_code for answer in answers} == {201}
+    # A long one: those that have no connection in time are refused, and not stored.
+    late = [token_hex(8) for _ in range(8 * POOL)]
+    with ThreadPoolExecutor(8 * POOL) as threads, postgres.locked():
+        answers = [threads.submit(post(service, name)) for name in late]
+        time.sleep(POOL_TIMEOUT * 1.5)
+    statuses = [answer.result().status_code for answer in answers]
+    assert statuses.count(201) == POOL
+    assert statuses.count(503) == 7 * POOL
+    for answer in answers:
+        if answer.result().status_code == 503:
+            assert "QueuePool limit" in explain(service, answer.result())
+    accepted = [name for name, status in zip(late, statuses, strict=True) if status == 201]
+    stored = [name for name in postgres.list_items() if name in {*names, *late}]
+    assert sorted(stored) == sorted([*names, *accepted])
+    check_pools(service, postgres)
+
+
+def test_memory_stays_flat_under_too_many_requests(start: Start, service: Service) -> None:
+    def measure(requests: int) -> int:
+        with ThreadPoolExecutor(40) as threads:
+            answers = [threads.submit(post(service)) for _ in range(requests)]
+        assert {answer.result().status_code for answer in answers} <= {201, 503}
+        return service.memory
+
+    measure(300)
+    assert measure(1200) < measure(300) * 1.1
+
+
+@row("A statement takes too long")
+def test_a_statement_that_takes_too_long(service: Service, postgres: Postgres) -> None:
+    with postgres.locked():
+        for call in (post(service), get(service)):
+            response = call()
+            assert "statement timeout" in explain(service, response)
+            assert response.elapsed.total_seconds() < STATEMENT_TIMEOUT + 1
+    check_pools(service, postgres)
+
+
+@row("A client sends slowly, or only half of a request")
+def test_slow_clients_stop_nobody(service: Service, postgres: Postgres) -> None:
+    files = service.open_files
+    token = service.client.headers["Authorization"]
+    halves = (
+        "POST /v1/items HTTP/1.1\r\nHost: x\r\nContent-",
+        f"POST /v1/items HTTP/1.1\r\nHost: x\r\nAuthorization: {token}\r\n"
+        'Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"name": ',
+        f"GET /v1/items?limit=100 HTTP/1.1\r\nHost: x\r\nAuthorization: {token}\r\n\r\n",
+    )
+    with ExitStack() as stack:
+        clients = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", service.port)))
+            for _ in range(300)
+        ]
+        for client, half in zip(clients, halves * 100, strict=True):
+            client.sendall(half.encode())
+        assert eventually(lambda: service.open_files >= files + 300)
+        # None of them holds a connection of the pools.
+        check_pools(service, postgres)
+        with Load(service) as load:
+            time.sleep(0.5)
+        assert load.statuses() == {200, 201}
+    assert eventually(lambda: service.open_files < files + 100)
+
+
+@row("A client goes away in the middle of a write")
+def test_a_client_that_goes_away(service: Service, postgres: Postgres) -> None:
+    name = token_hex(8)
+    body = f'{{"name": "{name}"}}'
+    token = service.client.headers["Authorization"]
+    with postgres.locked():
+        with socket.create_connection(("127.0.0.1", service.port)) as client:
+            client.sendall(
+                f"POST /v1/items HTTP/1.1\r\nHost: x\r\nAuthorization: {token}\r\n"
+                f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+                f"{body}".encode()
+            )
+            assert eventually(lambda: postgres.count_waiting() == 1)
+        time.sleep(0.2)
+    assert eventually(lambda: name in postgres.list_items())
+    check_pools(service, postgres)
+
+
+@row("SIGTERM")
+def test_the_end_under_load(start: Start, service: Service, postgres: Postgres) -> None:
+    with Load(service) as load:
+        time.sleep(0.5)
+        service.process.terminate()
+        assert eventually(lambda: service.answers("/health/ready", 503))
+        # Not ready is not yet gone.
+        assert post(service)().status_code == 201
+        assert eventually(lambda: "Connection" in service.client.get("/health/live").headers)
+        assert service.process.wait(30) == 0
+    assert load.statuses() == {200, 201, 0}
+    # Nothing was begun and left without an answer.
+    begun = {name for _, name, answer in load.requests if answer is None}
+    assert not begun & set(postgres.list_items())
+    check_stored(postgres, load)
+    assert postgres.count_sessions() == 0
+    [line] = service.events(event="going away")
+    assert line["level"] == "info"
+    assert not service.events(level="error")
+    assert not service.events(level="warning")
+
+
+def test_requests_in_flight_finish(service: Service, postgres: Postgres) -> None:
+    with ThreadPoolExecutor(1) as threads, postgres.locked():
+        answer = threads.submit(post(service))
+        assert eventually(lambda: postgres.count_waiting() == 1)
+        service.process.send_signal(signal.SIGINT)
+        assert eventually(lambda: not service.listens)
+    assert answer.result().status_code == 201
+    assert service.process.wait(30) == 0
+
+
+@row("A second SIGTERM, or the end of the grace period")
+@pytest.mark.parametrize("signals", [1, 2])
+def test_what_does_not_finish_is_rolled_back(
+    start: Start, migrated: None, postgres: Postgres, signals: int
+) -> None:
+    grace = {1: "1", 2: "30"}[signals]
+    service = start("--drain=0", f"--grace={grace}", DATABASE_STATEMENT_TIMEOUT="60")
+    service.log_in()
+    name = token_hex(8)
+    with postgres.locked(), ThreadPoolExecutor(1) as threads:
+        answer = threads.submit(post(service, name))
+        assert eventually(lambda: postgres.count_waiting() == 1)
+        for _ in range(signals):
+            service.process.terminate()
+            time.sleep(0.3)
+        response = answer.result()
+        assert explain(service, response)
+        assert service.process.wait(10) == 1
+        assert postgres.count_sessions() == 0
+    assert name not in postgres.list_items()
+    [line] = service.events(event="cut short")
+    assert (line["level"], line["requests"]) == ("warning", 1)
+
+
+@pytest.fixture
+def new_url(postgres: Postgres) -> Iterator[str]:
+    """An empty database."""
+    name = f"new_{token_hex(4)}"
+    with postgres.connect(autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        yield postgres.url.replace("/app_test", f"/{name}")
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def migrate(project: Path, url: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [".venv/bin/my-service", "migrate"],
+        cwd=project,
+        env=make_environment(DATABASE_URL=url, AUTH_SECRET=token_hex(32)),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@row("Two processes migrate at once")
+def test_two_migrations_at_once(project: Path, new_url: str) -> None:
+    with psycopg.connect(new_url, autocommit=True) as connection:
+        # Both are held up where the one that comes second waits.
+        connection.execute("SELECT pg_advisory_lock(0x6D696772617465)")
+        both = [migrate(project, new_url) for _ in range(2)]
+        time.sleep(2)
+        assert [process.poll() for process in both] == [None, None]
+        connection.execute("SELECT pg_advisory_unlock(0x6D696772617465)")
+        logs = [process.communicate(timeout=30)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sorted("Running upgrade" in log for log in logs) == [False, True]
+
+
+@row("The schema is behind")
+def test_a_schema_that_is_behind(
+    project: Path, start: Start, postgres: Postgres, new_url: str
+) -> None:
+    variables = {"DATABASE_URL": new_url, "AUTH_SECRET": token_hex(32)}
+    refused = run(project, ".venv/bin/my-service", "serve", **variables)
+    assert refused.returncode == 1
+    assert "The schema is behind. Run `my-service migrate` first." in refused.stdout
+    assert "Traceback" not in refused.stdout
+    allowed = start(is_ready=False, DATABASE_URL=new_url, DATABASE_MIGRATIONS="optional")
+    assert allowed.answers()
+    # Not seen at the start, since the database was away.
+    postgres.halt()
+    service = start(is_ready=False, DATABASE_URL=new_url)
+    postgres.begin()
+    assert "The schema is behind" in explain(service, service.client.get("/health/ready"))
+    assert migrate(project, new_url).wait(30) == 0
+    assert service.answers()
+    service.log_in()
+
+
+@row("The schema is ahead")
+def test_a_schema_that_is_ahead(project: Path, start: Start, new_url: str) -> None:
+    assert migrate(project, new_url).wait(30) == 0
+    with psycopg.connect(new_url) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'of_a_newer_version'")
+    service = start(DATABASE_URL=new_url)
+    service.log_in()
+    assert post(service)().status_code == 201
