@@ -3,7 +3,6 @@
 import shutil
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ import httpx2
 import psycopg
 import pytest
 from breakable import Load, Postgres, Service, row
-from harness import eventually, make_environment, render, run
+from harness import eventually, render, run
 from postgres import free_port
 from psycopg import sql
 
@@ -51,9 +50,17 @@ def project(template: Path, server: Postgres, tmp_path_factory: pytest.TempPathF
     return project
 
 
+def migrate(project: Path, url: str) -> str:
+    """Return what it logs."""
+    variables = {"DATABASE_URL": url, "AUTH_SECRET": token_hex(32)}
+    done = run(project, ".venv/bin/my-service", "migrate", **variables)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
 @pytest.fixture
 def migrated(project: Path, server: Postgres) -> None:
-    assert migrate(project, server.url).wait(30) == 0
+    migrate(project, server.url)
 
 
 @pytest.fixture
@@ -425,34 +432,27 @@ def test_what_does_not_finish_is_rolled_back(
 def new_url(postgres: Postgres) -> Iterator[str]:
     """An empty database."""
     name = f"new_{token_hex(4)}"
+    identifier = sql.Identifier(name)
     with postgres.connect(autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        yield postgres.url.replace("/app_test", f"/{name}")
-        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
-
-
-def migrate(project: Path, url: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [".venv/bin/my-service", "migrate"],
-        cwd=project,
-        env=make_environment(DATABASE_URL=url, AUTH_SECRET=token_hex(32)),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(identifier))
+    yield postgres.url.replace("/app_test", f"/{name}")
+    with postgres.connect(autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(identifier))
 
 
 @row("Two processes migrate at once")
 def test_two_migrations_at_once(project: Path, new_url: str) -> None:
-    with psycopg.connect(new_url, autocommit=True) as connection:
+    with (
+        ThreadPoolExecutor(2) as threads,
+        psycopg.connect(new_url, autocommit=True) as connection,
+    ):
         # Both are held up where the one that comes second waits.
         connection.execute("SELECT pg_advisory_lock(0x6D696772617465)")
-        both = [migrate(project, new_url) for _ in range(2)]
+        logs = [threads.submit(migrate, project, new_url) for _ in range(2)]
         time.sleep(2)
-        assert [process.poll() for process in both] == [None, None]
+        assert not any(log.done() for log in logs)
         connection.execute("SELECT pg_advisory_unlock(0x6D696772617465)")
-        logs = [process.communicate(timeout=30)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0]
-    assert sorted("Running upgrade" in log for log in logs) == [False, True]
+    assert sorted("Running upgrade" in log.result() for log in logs) == [False, True]
 
 
 @row("The schema is behind")
@@ -471,14 +471,14 @@ def test_a_schema_that_is_behind(
     service = start(is_ready=False, DATABASE_URL=new_url)
     postgres.begin()
     assert "The schema is behind" in explain(service, service.client.get("/health/ready"))
-    assert migrate(project, new_url).wait(30) == 0
+    migrate(project, new_url)
     assert service.answers()
     service.log_in()
 
 
 @row("The schema is ahead")
 def test_a_schema_that_is_ahead(project: Path, start: Start, new_url: str) -> None:
-    assert migrate(project, new_url).wait(30) == 0
+    migrate(project, new_url)
     with psycopg.connect(new_url) as connection:
         connection.execute("UPDATE alembic_version SET version_num = 'of_a_newer_version'")
     service = start(DATABASE_URL=new_url)
