@@ -8,6 +8,7 @@ nox.options.reuse_venv = "yes"
 nox.options.stop_on_first_error = True
 
 UPDATES = ("tests/test_update.py", "tests/test_template_tasks.py")
+FAULTS = ("tests/test_faults.py", "tests/test_hostile.py")
 
 
 def run(session: nox.Session, *command: str) -> None:
@@ -27,7 +28,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Test the questions, the renders, the sources, and the launcher of PostgreSQL."""
-    others = ("tests/test_project.py", *UPDATES)
+    others = ("tests/test_project.py", *UPDATES, *FAULTS)
     run(
         session,
         "pytest",
@@ -41,6 +42,12 @@ def tests(session: nox.Session) -> None:
 def updates(session: nox.Session) -> None:
     """Update projects from every release, and with the tasks that they have for it."""
     run(session, "pytest", "--numprocesses=2", *UPDATES)
+
+
+@nox.session
+def faults(session: nox.Session) -> None:
+    """Break what a service needs, ask too much of it, and send it anything."""
+    run(session, "pytest", "--numprocesses=2", "--dist=loadgroup", *FAULTS)
 
 
 @nox.session

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +20,7 @@ import pytest
 from harness import eventually, make_environment
 from postgres import HOST, Server, find_binaries, free_port
 
+COMMAND = "my-service"
 APPLICATION = "my_service"  # what the service calls itself to the server
 
 # The row in the docs that a test is about.
@@ -126,18 +127,22 @@ class Postgres(Server):
 class Service:
     """A process of a rendered project, and what it has logged."""
 
-    def __init__(self, project: Path, *arguments: str, **variables: str) -> None:
+    def __init__(
+        self, project: Path, variables: dict[str, str], *arguments: str, runner: Sequence[str] = ()
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.path = project.parent / f"{token_hex(4)}.log"
         self.variables = variables
+        self.runner = runner
         self.secrets = {variables["AUTH_SECRET"]}
         self.secrets |= set(re.findall(r"://\w+:([^@]+)@", " ".join(variables.values())))
+        path = f"{project / '.venv/bin'}:{os.environ['PATH']}"
         with self.path.open("wb") as log:
             self.process = subprocess.Popen(
-                [".venv/bin/my-service", "serve", "--port", str(self.port), *arguments],
+                [*runner, COMMAND, "serve", "--port", str(self.port), *arguments],
                 cwd=project,
-                env=make_environment(**variables),
+                env=make_environment(PATH=path, **variables),
                 stdout=log,
                 stderr=log,
             )
@@ -186,10 +191,18 @@ class Service:
         self.secrets |= {password, tokens["access_token"], tokens["refresh_token"]}
         self.client.headers["Authorization"] = f"Bearer {tokens['access_token']}"
 
+    def check_log(self) -> None:
+        """Nothing secret is in it, and nothing that nobody has foreseen."""
+        assert self.secrets
+        for secret in self.secrets:
+            assert secret not in self.log
+        assert "Traceback" not in self.log
+
     def stop(self) -> int:
         """Wait until it has ended, and return its exit code."""
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
+            # What runs it passes only SIGTERM on.
+            self.process.send_signal(signal.SIGTERM if self.runner else signal.SIGINT)
         self.client.close()
         return self.process.wait(30)
 

@@ -1,0 +1,253 @@
+"""Rendered services, and all that a client can send: a real uvicorn, over HTTP and raw sockets."""
+
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from secrets import token_hex
+
+import httpx2
+import pytest
+from breakable import Service, row
+from harness import SHAPES, eventually, name, render, run
+from postgres import HOST
+
+UV = shutil.which("uv") or "uv"
+CONFIG = Path(__file__).with_name("schemathesis.toml")
+ITEMS = "/v1/items"
+JSON = {"Content-Type": "application/json"}
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+
+
+BARE = {"database": "none", "auth": "none"}
+# The tests of a shape run in one process, so its service is started once.
+PARAMS = [
+    pytest.param(shape, id=name(shape), marks=pytest.mark.xdist_group(name(shape)))
+    for shape in SHAPES
+]
+
+
+@pytest.fixture(scope="session", params=PARAMS)
+def shape(request: pytest.FixtureRequest) -> dict[str, str]:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def service(
+    shape: dict[str, str], template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """A service in development, with whatever it needs; its client has logged in."""
+    project = render(template, tmp_path_factory.mktemp(name(shape)) / "rendered", **shape)
+    assert run(project, UV, "sync", "--quiet").returncode == 0
+    runner = ("python", "-m", "dev") if shape != BARE else ()
+    variables = {"AUTH_SECRET": token_hex(32), "ENVIRONMENT": "development"}
+    service = Service(project, variables, "--drain=0", runner=runner)
+    with ExitStack() as stack:
+        stack.callback(service.check_log)
+        stack.callback(service.stop)
+        assert eventually(service.answers), service.log
+        if shape["auth"] == "password":
+            service.log_in()
+        elif shape["auth"] == "oidc":
+            log_in_at_the_provider(service)
+        yield service
+    assert "[error" not in service.log
+
+
+def log_in_at_the_provider(service: Service) -> None:
+    document = service.client.get("/openapi.json").json()
+    [scheme] = document["components"]["securitySchemes"].values()
+    provider = httpx2.get(scheme["openIdConnectUrl"]).json()
+    form = {"grant_type": "client_credentials", "client_id": "ada"}
+    token = httpx2.post(provider["token_endpoint"], data=form).json()["access_token"]
+    service.secrets.add(token)
+    service.client.headers["Authorization"] = f"Bearer {token}"
+
+
+@row("Anything that the OpenAPI document allows or forbids")
+def test_the_whole_document(service: Service, tmp_path: Path) -> None:
+    command = ["schemathesis", "--config-file", str(CONFIG), "run", f"{service.url}/openapi.json"]
+    command += ["--checks=all", "--seed=1", "--max-examples=25", "--no-shrink"]
+    for token in {None, service.client.headers.get("Authorization")}:
+        known = ["--header", f"Authorization: {token}"] if token else []
+        done = subprocess.run(
+            [Path(sys.executable).with_name(command[0]), *command[1:], *known],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert re.search(r"(\d+) generated, \1 passed", done.stdout), done.stdout
+
+
+def check(response: httpx2.Response, status: int) -> None:
+    """It has this status; every error is a problem document."""
+    assert response.status_code == status, response.text
+    if response.status_code >= 400:
+        assert response.headers["Content-Type"] == "application/problem+json"
+        problem = response.json()
+        assert problem["status"] == response.status_code
+        assert problem["request_id"] == response.headers["X-Request-ID"]
+
+
+@row("JSON that cannot be read, or stored")
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        pytest.param(b"", 422, id="empty"),
+        pytest.param(b"[]", 422, id="no object"),
+        pytest.param(b"null", 422, id="null"),
+        pytest.param(b'{"name": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 422, id="deep"),
+        pytest.param(b"[" * 100_000, 422, id="deep and open"),
+        pytest.param(b'{"name": ' + b"9" * 5_000 + b"}", 422, id="digits"),
+        pytest.param(b'{"name": 18446744073709551617}', 422, id="65 bits"),
+        pytest.param(b'{"name": NaN}', 422, id="NaN"),
+        pytest.param(b'{"name": -Infinity}', 422, id="Infinity"),
+        pytest.param(b'{"name": "\xff"}', 422, id="no UTF-8"),
+        pytest.param(b'{"name": "a\x00"}', 422, id="raw NUL"),
+        pytest.param(b'{"name": "\\ud800"}', 422, id="surrogate"),
+        pytest.param(b'{"name": "a", "name": "b"}', 201, id="duplicate key"),
+        pytest.param(b'{"name": "' + b"x" * 201 + b'"}', 422, id="long name"),
+    ],
+)
+def test_bodies(service: Service, body: bytes, status: int) -> None:
+    check(service.client.post(ITEMS, content=body, headers=JSON), status)
+
+
+@row("Text with NUL")
+def test_text_that_postgresql_refuses(service: Service, shape: dict[str, str]) -> None:
+    status = 201 if shape["database"] == "none" else 422
+    check(service.client.post(ITEMS, json={"name": "a\0b"}), status)
+
+
+@row("A body that is too large")
+@pytest.mark.parametrize("is_chunked", [False, True], ids=["length", "chunked"])
+def test_large_bodies(service: Service, is_chunked: bool) -> None:
+    def body() -> Iterator[bytes]:
+        yield b'{"name": "'
+        yield b"x" * 1_048_576
+
+    content = body() if is_chunked else b"".join(body())
+    check(service.client.post(ITEMS, content=content, headers=JSON), 413)
+
+
+@row("A body of another kind")
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Type": "text/plain"},
+        {"Content-Type": ""},
+        {"Content-Type": "nonsense"},
+        {"Content-Type": "application/octet-stream"},
+        {"Content-Type": "multipart/form-data"},
+        {"Content-Type": "multipart/form-data; boundary=x"},
+        FORM,
+        JSON | {"Content-Encoding": "gzip"},
+    ],
+    ids=str,
+)
+def test_content_types(service: Service, headers: dict[str, str]) -> None:
+    body = b"\x1f\x8b" if "Content-Encoding" in headers else b'{"name": "a"}'
+    check(service.client.post(ITEMS, content=body, headers=headers), 422)
+
+
+@row("A form that makes no sense")
+@pytest.mark.parametrize("shape", PARAMS[:1], indirect=True)
+@pytest.mark.parametrize("path", ["/v1/auth/token", "/v1/auth/revoke"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        b"",
+        b'{"grant_type": "password"}',
+        b"grant_type=password&username=%00&password=%00",
+        b"grant_type=password&username=%ff&password=%ff",
+        b"grant_type=password&grant_type=x&username=a&password=b",
+        b"grant_type=refresh_token&refresh_token=%00",
+        b"grant_type=password&password=b&username=" + b"x" * 500_000,
+        b"&".join(b"field=%d" % number for number in range(2_000)),
+    ],
+    ids=lambda form: form[:20].decode(),
+)
+def test_forms(service: Service, path: str, form: bytes) -> None:
+    check(service.client.post(path, content=form, headers=FORM), 400)
+    check(service.client.post(path, json={}), 400)
+    check(service.client.post(path, files={"token": b"x"}), 422)
+
+
+@row("A path or a query that makes no sense")
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("?limit=99999999999999999999999", 422),
+        ("?limit=" + "9" * 5_000, 422),
+        ("?limit=NaN", 422),
+        ("?limit=1&limit=2", 200),
+        ("?after=%00", 422),
+        ("?after=%ff", 422),
+        ("?after=x&after=y", 422),
+        ("?%ff=%00", 422),
+        ("?x=" + "y" * 60_000, 422),
+        ("/%00", 422),
+        ("/%ff", 422),
+        ("/" + "x" * 60_000, 422),
+        ("/%2e%2e/%2e%2e", 404),
+        ("/..%2f", 404),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_paths(service: Service, path: str, status: int) -> None:
+    check(service.client.get(ITEMS + path), status)
+
+
+@row("A header that makes no sense")
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [
+        ("Accept", b"\xff"),
+        ("Cookie", b"\xff=\xfe"),
+        ("Host", b"\xff"),
+        ("X-Request-ID", b"\xff\xfe"),
+        ("X-Forwarded-For", b"\xff, ,"),
+        ("X-Long", b"x" * 60_000),
+        ("Expect", b"nonsense"),
+    ],
+)
+def test_headers(service: Service, header: str, value: bytes) -> None:
+    check(service.client.get(ITEMS, headers={header.encode(): value}), 200)
+
+
+@row("A method that is not there")
+@pytest.mark.parametrize("method", ["PUT", "OPTIONS", "TRACE", "CONNECT"])
+def test_methods(service: Service, method: str) -> None:
+    response = service.client.request(method, ITEMS)
+    check(response, 405)
+    assert response.headers["Allow"] == "GET, POST"
+
+
+@row("What is no HTTP")
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"nonsense\r\n\r\n",
+        b"NONSENSE /v1/items HTTP/1.1\r\n\r\n",
+        b"GET /v1/items\xff HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /v1/items HTTP/1.1\r\nHost: x\r\nX: a\x00b\r\n\r\n",
+        b"GET /v1/items HTTP/9.9\r\nHost: x\r\n\r\n",
+        b"POST /v1/items HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        b"POST /v1/items HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"POST /v1/items HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n",
+        b"POST /v1/items HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+    ],
+)
+def test_what_is_no_http(service: Service, data: bytes) -> None:
+    with socket.create_connection((HOST, service.port), timeout=10) as client:
+        client.sendall(data)
+        answer = client.recv(10_000)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert service.answers()
