@@ -15,6 +15,15 @@ def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+def test_each_row_about_faults_is_a_test() -> None:
+    docs = (ROOT / "template" / "docs" / "faults.md.jinja").read_text()
+    rows = set(re.findall(r"^\| (.+?) \|", docs, re.MULTILINE)) - {"fault"}
+    tests = "".join(
+        (ROOT / "tests" / f"test_{part}.py").read_text() for part in ("faults", "hostile")
+    )
+    assert rows == set(re.findall(r'^@row\("(.+)"\)$', tests, re.MULTILINE))
+
+
 def test_trust_is_never_needed() -> None:
     assert not CONFIG.keys() & {"_tasks", "_migrations", "_jinja_extensions"}
 
