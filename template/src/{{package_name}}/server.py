@@ -22,8 +22,8 @@ class Server(uvicorn.Server):
     """Ends within `grace` seconds of SIGTERM, and still listens for the first `drain` of them.
 
     Meanwhile /health/ready answers 503, so that whatever balances the load sends no more requests.
-    Ctrl-C waits for no balancer. A second signal, and the end of the time, cancel what still runs:
-    its transactions are rolled back. `is_cut_short` tells whether there was such a request.
+    Ctrl-C waits for no balancer. A second signal, and the end of the time, cancel what still runs,
+    which ends as with any error. `is_cut_short` tells whether there was such a request.
     """
 
     def __init__(self, config: uvicorn.Config, *, drain: int, grace: int) -> None:
