@@ -103,11 +103,10 @@ class ProblemMiddleware:
         try:
             await self.app(scope, receive, send_problem)
         except asyncio.CancelledError as error:
-            if started:
-                raise
-            # The server ends and cannot wait any longer. This is the whole task, so that nobody
-            # else has to know.
-            await respond_to_app_error(Unavailable(), error)(scope, receive, send)
+            # The server ends and cannot wait any longer. The task ends here, too, so nobody else
+            # has to know; a response that has begun is cut.
+            if not started:
+                await respond_to_app_error(Unavailable(), error)(scope, receive, send)
         except Exception:
             if started:
                 raise  # so that the server cuts the connection: the response is not complete

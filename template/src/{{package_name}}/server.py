@@ -43,13 +43,13 @@ class Server(uvicorn.Server):
         yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.lifespan.state.get("is_draining"):
+        if self.lifespan.state.get("is_draining") or not self.started:
             self.stop_listening()
             self.hurry.set()
             return
         self.lifespan.state["is_draining"] = True
         self.config.encoded_headers.append((b"connection", b"close"))
-        drain = self.drain if sig == signal.SIGTERM else 0
+        drain = min(self.drain, self.grace) if sig == signal.SIGTERM else 0
         logger.info("going away", drain=drain, grace=self.grace)
         loop = asyncio.get_running_loop()
         self.deadline = loop.time() + self.grace
@@ -73,7 +73,7 @@ class Server(uvicorn.Server):
         for task in self.server_state.tasks:
             task.cancel("cut short")
         await asyncio.sleep(1)  # for the answers; then there are only clients that do not read
-        for connection in self.server_state.connections:
+        for connection in list(self.server_state.connections):
             connection.transport.abort()
 
 
@@ -107,4 +107,4 @@ def serve(
     else:
         server = Server(uvicorn.Config(app, **options), drain=drain, grace=grace)
         server.run()
-        sys.exit(server.is_cut_short)
+        sys.exit(int(server.is_cut_short))
