@@ -103,6 +103,9 @@ class ProblemMiddleware:
         try:
             await self.app(scope, receive, send_problem)
         except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or not task.cancelling():
+                raise  # of another task
             # The server ends and cannot wait any longer. The task ends here, too, so nobody else
             # has to know; a response that has begun is cut.
             if not started:

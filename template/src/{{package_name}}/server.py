@@ -18,6 +18,9 @@ from .settings import Settings
 logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger()
 
 
+CLOSING = 5  # seconds that the pools have to close, after the last request
+
+
 class Server(uvicorn.Server):
     """Ends within `grace` seconds of SIGTERM, and still listens for the first `drain` of them.
 
@@ -30,7 +33,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.drain = drain
         self.grace = grace
-        self.deadline = float("inf")  # in the time of the event loop
+        self.deadline: float | None = None  # in the time of the event loop, after a signal
         self.hurry = asyncio.Event()
         self.is_cut_short = False
 
@@ -43,13 +46,13 @@ class Server(uvicorn.Server):
         yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.lifespan.state.get("is_draining") or not self.started:
+        if self.deadline is not None:
             self.stop_listening()
             self.hurry.set()
             return
         self.lifespan.state["is_draining"] = True
         self.config.encoded_headers.append((b"connection", b"close"))
-        drain = min(self.drain, self.grace) if sig == signal.SIGTERM else 0
+        drain = min(self.drain, self.grace) if self.started and sig == signal.SIGTERM else 0
         logger.info("going away", drain=drain, grace=self.grace)
         loop = asyncio.get_running_loop()
         self.deadline = loop.time() + self.grace
@@ -59,8 +62,14 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        limit = self.deadline and self.deadline + CLOSING
         cut = asyncio.create_task(self.cut_short())
-        await super().shutdown(sockets)
+        try:
+            async with asyncio.timeout_at(limit):
+                await super().shutdown(sockets)
+        except TimeoutError:
+            self.is_cut_short = True
+            logger.warning("cut short", requests=len(self.server_state.tasks))
         cut.cancel()
 
     async def cut_short(self) -> None:
