@@ -152,8 +152,10 @@ def test_large_bodies(service: Service, is_chunked: bool) -> None:
     ids=str,
 )
 def test_content_types(service: Service, headers: dict[str, str]) -> None:
-    body = b"\x1f\x8b" if "Content-Encoding" in headers else b'{"name": "a"}'
-    check(service.client.post(ITEMS, content=body, headers=headers), 422)
+    is_zipped = "Content-Encoding" in headers
+    body = b"\x1f\x8b" if is_zipped else b'{"name": "a"}'
+    response = service.client.post(ITEMS, content=body, headers=headers)
+    check(response, 422 if is_zipped else 415)
 
 
 @row("A form that makes no sense")

@@ -11,6 +11,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import Unavailable, problem, respond_to_app_error
@@ -117,6 +118,18 @@ class ProblemMiddleware:
             await problem(500)(scope, receive, send)
 
 
+class ProblemCORSMiddleware(CORSMiddleware):
+    """Refuse with a problem document: this is around `ProblemMiddleware`, so that errors, too, have
+    the headers of CORS.
+    """
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        if response.status_code < 400:
+            return response
+        return problem(response.status_code, bytes(response.body).decode())
+
+
 def get_route(scope: Scope) -> str | None:
     """The template of the path, `/v1/items/{item_id}`, or None where no route matched."""
     # `scope["route"].path` lacks the prefixes of `include_router`.
@@ -133,7 +146,7 @@ def add_middleware(app: FastAPI, settings: HttpSettings) -> None:
     app.add_middleware(ProblemMiddleware)
     if settings.cors_origins:
         app.add_middleware(
-            CORSMiddleware,
+            ProblemCORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["*"],
             allow_headers=["*"],
