@@ -344,7 +344,8 @@ def test_slow_clients_stop_nobody(service: Service, postgres: Postgres) -> None:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.sendall(half.encode())
         assert eventually(lambda: service.open_files >= files + 300)
-        # None of them holds a connection of the pools.
+        # None of them holds a connection of the pools, also before its answer is read.
+        assert eventually(lambda: len(service.events(method="GET", route="/v1/items")) >= 100)
         check_pools(service, postgres)
         with Load(service) as load:
             time.sleep(0.5)

@@ -119,6 +119,13 @@ def test_bodies(service: Service, body: bytes, status: int) -> None:
     check(service.client.post(ITEMS, content=body, headers=JSON), status)
 
 
+def test_an_answer_does_not_grow_with_its_request(service: Service) -> None:
+    body = {f"field{number}": 1 for number in range(50_000)}
+    response = service.client.post(ITEMS, json=body)
+    check(response, 422)
+    assert len(response.json()["errors"]) == 100
+
+
 @row("Text with NUL")
 def test_text_that_postgresql_refuses(service: Service, shape: dict[str, str]) -> None:
     status = 201 if shape["database"] == "none" else 422
