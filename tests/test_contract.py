@@ -83,10 +83,15 @@ def test_seeds_are_the_same_for_update_and_recopy_and_none_while_nothing_is_defi
 
 # Teams have lines below them: a point is never removed or moved.
 EXTENSION_POINTS = {
+    (".dockerignore", "files"),
+    (".editorconfig", "files"),
     (".env.example", "settings"),
+    (".gitattributes", "files"),
     (".github/workflows/ci.yml", "steps"),
     (".gitignore", "files"),
     (".gitlab-ci.yml", "steps"),
+    (".pre-commit-config.yaml", "hooks"),
+    ("Dockerfile", "steps"),
     ("pyproject.toml", "dependencies"),
     ("pyproject.toml", "rules"),
     ("pyproject.toml", "tasks"),

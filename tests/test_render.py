@@ -63,8 +63,9 @@ def test_no_jinja_is_left(project: Project) -> None:
     for path, text in project.read().items():
         if path == ".copier-answers.yml":
             continue
-        # The description's own braces, as Markdown and as TOML, and those of GitHub.
-        for own in (description, json.dumps(description, ensure_ascii=False), "${{"):
+        # The description's own braces, as Markdown, TOML and in the Dockerfile, and those of GitHub.
+        quoted = json.dumps(description, ensure_ascii=False)
+        for own in (description, quoted, quoted.replace("$", "\\$"), "${{"):
             text = text.replace(own, "") if own else text
         assert not re.search(r"\{\{|\{%|\{#|%\}", path + text), path
         assert "jinja" not in path + text.lower(), path

@@ -130,6 +130,16 @@ class ProblemCORSMiddleware(CORSMiddleware):
         return problem(response.status_code, bytes(response.body).decode())
 
 
+class HostMiddleware(TrustedHostMiddleware):
+    """Refuse other hosts than the allowed ones, but not to probes: they ask an address."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith("/health/"):
+            await self.app(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
 def get_route(scope: Scope) -> str | None:
     """The template of the path, `/v1/items/{item_id}`, or None where no route matched."""
     # `scope["route"].path` lacks the prefixes of `include_router`.
@@ -140,9 +150,7 @@ def get_route(scope: Scope) -> str | None:
 def add_middleware(app: FastAPI, settings: HttpSettings) -> None:
     """Each is wrapped around those above it: the last one sees a request first."""
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.max_body_size)
-    app.add_middleware(
-        TrustedHostMiddleware, allowed_hosts=settings.allowed_hosts, www_redirect=False
-    )
+    app.add_middleware(HostMiddleware, allowed_hosts=settings.allowed_hosts, www_redirect=False)
     app.add_middleware(ProblemMiddleware)
     if settings.cors_origins:
         app.add_middleware(
