@@ -8,6 +8,7 @@ nox.options.reuse_venv = "yes"
 nox.options.stop_on_first_error = True
 
 UPDATES = ("tests/test_update.py", "tests/test_template_tasks.py")
+PROJECTS = ("tests/test_project.py", "tests/test_image.py")
 FAULTS = ("tests/test_faults.py", "tests/test_hostile.py")
 
 
@@ -28,7 +29,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Test the questions, the renders, the sources, and the launcher of PostgreSQL."""
-    others = ("tests/test_project.py", *UPDATES, *FAULTS)
+    others = (*PROJECTS, *UPDATES, *FAULTS)
     run(
         session,
         "pytest",
@@ -52,5 +53,5 @@ def faults(session: nox.Session) -> None:
 
 @nox.session
 def projects(session: nox.Session) -> None:
-    """Render projects, and run their checks, their tests and their servers."""
-    run(session, "pytest", "--numprocesses=2", "tests/test_project.py")
+    """Render projects, and run their checks, their tests, their servers and their images."""
+    run(session, "pytest", "--numprocesses=2", *PROJECTS)

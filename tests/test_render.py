@@ -63,7 +63,7 @@ def test_no_jinja_is_left(project: Project) -> None:
     for path, text in project.read().items():
         if path == ".copier-answers.yml":
             continue
-        # The description's own braces, as Markdown, TOML and in the Dockerfile, and those of GitHub.
+        # The braces of the description, as each kind of file quotes it, and those of GitHub.
         quoted = json.dumps(description, ensure_ascii=False)
         for own in (description, quoted, quoted.replace("$", "\\$"), "${{"):
             text = text.replace(own, "") if own else text

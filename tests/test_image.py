@@ -1,0 +1,291 @@
+"""The image of a project, made and run in plain folders as the Dockerfile and compose.yaml say."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+from secrets import token_hex
+from tempfile import mkdtemp
+from typing import IO, Any
+
+import httpx2
+import psycopg
+import pytest
+import yaml
+from breakable import Postgres
+from harness import SHAPES, eventually, make_environment, name, read, render, run
+from postgres import HOST, free_port
+
+UV = shutil.which("uv") or "uv"
+SECRETS = {
+    "APP_PASSWORD": token_hex(16),
+    "AUTH_AUDIENCE": "my-service",
+    "AUTH_ISSUER": "https://id.example.com",
+    "AUTH_SECRET": token_hex(32),
+    "POSTGRES_PASSWORD": token_hex(16),
+}
+
+
+class Image:
+    """Follows a Dockerfile. The paths of the image are below `root`, but for those of its base,
+    which is this machine's Python.
+    """
+
+    def __init__(self, project: Path, folder: Path, python: Path) -> None:
+        self.project = project
+        self.folder = folder
+        self.root = folder / "root"
+        self.python = python
+        self.stages: dict[str, Path] = {}
+        self.environment: dict[str, str] = {}
+        self.place = Path("/")
+        self.user = "0:0"
+        self.command: list[str] = []
+        self.health = ""
+        self.labels: dict[str, str] = {}
+        text = (project / "Dockerfile").read_text().replace("\\\n", "")
+        for line in re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).splitlines():
+            if line:
+                self.follow(*line.split(maxsplit=1))
+
+    def follow(self, instruction: str, arguments: str) -> None:
+        match instruction:
+            case "FROM":
+                self.begin(*arguments.split(" AS ")[1:])
+            case "COPY":
+                self.copy(*arguments.split())
+            case "ENV":
+                for pair in shlex.split(arguments):
+                    key, value = pair.split("=")
+                    value = value.replace("$PATH", self.environment["PATH"])
+                    self.environment[key] = value.replace("/app/", f"{self.root}/app/")
+            case "WORKDIR":
+                self.place = self.locate(arguments)
+                self.place.mkdir()
+            case "RUN":
+                command = re.sub(r"--mount=\S+ ", "", arguments)
+                # With this machine's cache of uv.
+                variables = self.environment | {"HOME": str(Path.home())}
+                environment = make_environment(**variables, UV_PYTHON=str(self.python))
+                subprocess.run(command, shell=True, cwd=self.place, env=environment, check=True)  # noqa: S602
+            case "USER":
+                self.user = arguments
+            case "HEALTHCHECK":
+                self.health = arguments.split(" CMD ")[1]
+            case "CMD":
+                self.command = json.loads(arguments)
+            case "LABEL":
+                key, value = arguments.split("=", maxsplit=1)
+                self.labels[key] = re.sub(r"\\(.)", r"\1", value.strip('"'))
+            case "EXPOSE":
+                assert arguments == self.environment["PORT"]
+            case _:
+                raise NotImplementedError(instruction)
+
+    def begin(self, stage: str = "") -> None:
+        """Begin a stage. It has the same paths as the one before, which moves aside."""
+        for before, root in self.stages.items():
+            if root == self.root:
+                self.stages[before] = root.rename(self.folder / before)
+        self.root.mkdir()
+        if stage:
+            self.stages[stage] = self.root
+        self.environment = {
+            "HOME": "/",
+            "LD_LIBRARY_PATH": str(self.python.parents[1] / "lib"),
+            "PATH": f"{self.root}/bin:{os.environ['PATH']}",
+        }
+
+    def locate(self, path: str) -> Path:
+        return self.root / path.lstrip("/") if path.startswith("/") else self.place / path
+
+    def copy(self, *arguments: str) -> None:
+        stage = arguments[0].removeprefix("--from=") if "--from=" in arguments[0] else ""
+        *sources, target = arguments[bool(stage) :]
+        for source in sources:
+            if stage in self.stages:
+                found = self.stages[stage] / source.lstrip("/")
+            else:
+                found = Path(UV) if "/uv:" in stage else self.project / source
+                assert stage or self.is_sent(source), f"{source} is in .dockerignore"
+            place = self.locate(target)
+            if target.endswith("/"):
+                place.mkdir(exist_ok=True)
+            if found.is_dir():
+                ignored = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(found, place, symlinks=True, ignore=None if stage else ignored)
+            else:
+                shutil.copy(found, place)
+
+    def is_sent(self, path: str) -> bool:
+        """Tell what .dockerignore lets through: the last pattern that matches decides."""
+        sent = True
+        for pattern in (self.project / ".dockerignore").read_text().splitlines():
+            if not pattern.startswith("#") and fnmatch(path, pattern.removeprefix("!")):
+                sent = pattern.startswith("!")
+        return sent
+
+    @contextmanager
+    def running(
+        self, *command: str, **variables: str
+    ) -> Generator[tuple[subprocess.Popen[str], IO[str]]]:
+        """Run a command as the image's user, without a capability, unable to write to any file."""
+        flags = ["prlimit", "--fsize=0", "setpriv", "--no-new-privs"]
+        if os.geteuid() == 0:
+            user, group = self.user.split(":")
+            flags += [f"--reuid={user}", f"--regid={group}", "--clear-groups"]
+            flags += ["--bounding-set=-all", "--inh-caps=-all"]
+        with subprocess.Popen(
+            [*flags, *command],
+            cwd=self.place,
+            env=self.environment | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+            assert process.stdout
+            try:
+                yield process, process.stdout
+            finally:
+                process.kill()
+
+    def run(self, *command: str, **variables: str) -> tuple[int, str]:
+        with self.running(*command, **variables) as (process, output):
+            text = output.read()
+            return process.wait(), text
+
+    def is_healthy(self, **variables: str) -> bool:
+        return self.run("sh", "-c", self.health, **variables)[0] == 0
+
+
+class Cluster(Postgres):
+    """A server as its official image makes it: a superuser with a password, an empty database."""
+
+    @property
+    def superuser(self) -> str:
+        password = SECRETS["POSTGRES_PASSWORD"]
+        return f"postgresql://postgres:{password}@{HOST}:{self.port}/app"
+
+    def initialise(self, version: int, log: IO[bytes]) -> None:
+        super().initialise(version, log)
+        statements = [
+            "DROP DATABASE app_test",
+            "DROP ROLE app",
+            "CREATE DATABASE app",
+            f"ALTER ROLE postgres PASSWORD '{SECRETS['POSTGRES_PASSWORD']}'",
+        ]
+        options = ["--single", "--exit_on_error=on", "postgres"]
+        self.run(log, self.cluster, "postgres", *options, stdin="\n".join(statements))
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """One that other users may enter, unlike pytest's own."""
+    folder = Path(mkdtemp(dir="/tmp"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def python(folder: Path) -> Path:
+    """This interpreter, in a place from where every user may run it."""
+    own = Path(sys.base_prefix)
+    if os.geteuid() != 0:
+        return own / "bin" / "python3"
+    left_out = ("test", "site-packages", "__pycache__", "config-*", "idlelib", "*.a")
+    for part in ("bin", "lib"):
+        ignore = shutil.ignore_patterns(*left_out)
+        shutil.copytree(own / part, folder / "python" / part, symlinks=True, ignore=ignore)
+    return folder / "python" / "bin" / f"python{sysconfig.get_python_version()}"
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    (tmp_path / "postgres").mkdir()
+    cluster = Cluster(tmp_path / "postgres")
+    cluster.begin()
+    yield cluster
+    cluster.halt()
+    cluster.remove_copy()
+
+
+def read_compose(project: Path, place: str) -> dict[str, Any]:
+    """Read compose.yaml with its variables filled in, and the database where it really is."""
+    text = (project / "compose.yaml").read_text()
+    text = re.sub(r"\$\{(\w+)[^}]*\}", lambda found: SECRETS[found[1]], text)
+    return dict(yaml.safe_load(text.replace("@database/", f"@{place}/")))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=name)
+def test_the_image_serves_as_compose_runs_it(
+    template: Path, folder: Path, python: Path, cluster: Cluster, shape: dict[str, str]
+) -> None:
+    project = render(template, folder / "project", **shape)
+    assert run(project, UV, "lock").returncode == 0
+    image = Image(project, folder, python)
+    assert not list(image.root.rglob("pytest")), "it has development dependencies"
+    assert not list(image.root.rglob("uv")), "it has uv"
+    before = read(image.root)
+    compose = read_compose(project, f"{HOST}:{cluster.port}")
+    services = compose["services"]
+    variables = services["service"].get("environment", {})
+    variables |= {"PORT": str(free_port()), "HTTP_ALLOWED_HOSTS": "orders.example.com"}
+
+    if shape["database"] != "none":
+        with psycopg.connect(cluster.superuser, autocommit=True) as connection:
+            for statement in compose["configs"]["roles"]["content"].splitlines():
+                connection.execute(statement)
+        status, output = image.run(*image.command, **variables)
+        assert status == 1
+        assert "Run `my-service migrate` first" in output
+        migrate = services["migrate"]
+        status, output = image.run(*migrate["command"], **migrate["environment"])
+        assert status == 0, output
+        with (
+            psycopg.connect(variables["DATABASE_URL"]) as connection,
+            pytest.raises(psycopg.errors.InsufficientPrivilege),
+        ):
+            connection.execute("CREATE TABLE mine ()")
+
+    with image.running(*image.command, **variables) as (process, output):
+        assert eventually(lambda: image.is_healthy(**variables) or process.poll() is not None)
+        base = f"http://127.0.0.1:{variables['PORT']}"
+        with httpx2.Client(base_url=base, headers={"Host": "orders.example.com"}) as client:
+            # There is no provider to fetch keys from.
+            ready = 503 if shape["auth"] == "oidc" else 200
+            assert client.get("/health/ready").status_code == ready
+            if shape["auth"] == "none":
+                assert client.post("/v1/items", json={"name": "a"}).status_code == 201
+            if shape["auth"] == "password":
+                account = {"email": "ada@example.com", "password": token_hex(16)}
+                assert client.post("/v1/auth/users", json=account).status_code == 201
+            assert client.get("/v1/items").status_code == (200 if shape["auth"] == "none" else 401)
+        process.send_signal(signal.SIGTERM)
+        log = output.read()
+        assert process.wait() == 0, log
+    assert "Application shutdown complete" in log
+    assert not image.is_healthy(**variables)
+    assert read(image.root) == before, "it has written files"
+
+
+def test_the_labels_say_what_was_answered(template: Path, folder: Path, python: Path) -> None:
+    description = 'Says "hello" to C:\\, {{ braces }}, ünïcödé, $HOME'
+    project = render(template, folder / "project", description=description)
+    dockerfile = project / "Dockerfile"
+    lines = [line for line in dockerfile.read_text().splitlines() if line.startswith("LABEL")]
+    dockerfile.write_text("\n".join(["FROM base", *lines]))
+    title = "org.opencontainers.image"
+    assert Image(project, folder, python).labels == {
+        f"{title}.title": "my-service",
+        f"{title}.description": description,
+    }
