@@ -1,0 +1,149 @@
+"""What stands around the code: the documents of others' tools, read by these tools."""
+
+import re
+import tomllib
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from harness import CHOICES, ROOT, ROWS, git, name, render, run
+
+# The files that a schema of their tool describes.
+SCHEMAS = {
+    "compose.yaml": "compose-spec",
+    ".github/dependabot.yml": "dependabot",
+    ".github/workflows/*.yml": "github-workflows",
+    ".gitlab-ci.yml": "gitlab-ci",
+    "renovate.json": "renovate",
+}
+# Checked where they are installed, since they are no Python packages: how to ask, and the check.
+TOOLS = {
+    "actionlint": ("actionlint --version", "if [ -d .github ]; then actionlint; fi"),
+    "docker": ("docker compose version", "docker compose config --quiet"),
+    # DL3025: the health check needs a shell.
+    "hadolint": ("hadolint --version", "hadolint --ignore=DL3025 Dockerfile"),
+}
+
+
+@pytest.fixture(params=ROWS, ids=name)
+def project(request: pytest.FixtureRequest, template: Path, tmp_path: Path) -> Path:
+    return render(template, tmp_path / "project", **request.param)
+
+
+def read_yaml(path: Path) -> dict[Any, Any]:
+    return dict(yaml.safe_load(path.read_text()))
+
+
+def test_documents_fit_their_schemas(project: Path) -> None:
+    checked = set()
+    for pattern, schema in SCHEMAS.items():
+        for path in project.glob(pattern):
+            done = run(project, "check-jsonschema", f"--builtin-schema=vendor.{schema}", str(path))
+            assert done.returncode == 0, done.stdout
+            checked.add(pattern)
+    assert checked >= {"compose.yaml"}
+
+
+def test_workflows_are_safe(template: Path, tmp_path: Path) -> None:
+    folders = [ROOT] + [
+        render(template, tmp_path / database, database=database) for database in CHOICES["database"]
+    ]
+    actions: dict[str, set[str]] = {}
+    for folder in folders:
+        done = run(folder, "zizmor", "--offline", "--quiet", "--no-progress", ".github")
+        assert done.returncode == 0, done.stdout
+        for path in (folder / ".github" / "workflows").iterdir():
+            document = read_yaml(path)
+            assert document["permissions"] == {}
+            for job in document["jobs"].values():
+                assert job["permissions"] == {"contents": "read"}
+            for action, version in re.findall(r"uses: (\S+)@(.*)", path.read_text()):
+                assert re.fullmatch(r"[0-9a-f]{40} # v\d+\.\d+\.\d+", version)
+                actions.setdefault(action, set()).add(version)
+    assert len(actions) == 2
+    assert [len(versions) for versions in actions.values()] == [1, 1]
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_tools_find_nothing(project: Path, tool: str) -> None:
+    asked, check = TOOLS[tool]
+    if run(project, "sh", "-c", asked).returncode:
+        pytest.skip(f"{tool} is not installed")
+    git(project, "init")  # where actionlint looks for workflows
+    variables = ("APP_PASSWORD", "POSTGRES_PASSWORD", "AUTH_AUDIENCE", "AUTH_ISSUER", "AUTH_SECRET")
+    done = run(project, "sh", "-c", check, **dict.fromkeys(variables, "x"))
+    assert done.returncode == 0, done.stdout
+
+
+def test_compose_asks_for_each_secret_that_is_missing(project: Path) -> None:
+    text = (project / "compose.yaml").read_text()
+    asked = set(re.findall(r"\$\{(\w+)", text))
+    assert asked == set(re.findall(r"\$\{(\w+):\?is missing, see docs/operations.md\}", text))
+    start = (project / "docs" / "operations.md").read_text().split("## Settings")[0]
+    told = set(re.findall(r"\b(?:APP|AUTH|POSTGRES)_[A-Z]+\b", start))
+    assert told == asked
+
+
+def test_the_image_has_all_that_it_copies(project: Path) -> None:
+    dockerfile = (project / "Dockerfile").read_text()
+    lines = re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.MULTILINE)
+    sources = {source for line in lines for source in line.split()}
+    assert sources >= {"pyproject.toml", "uv.lock", "README.md", "src"}
+    assert ("migrations" in sources) == (project / "migrations").exists()
+    for source in sources - {"uv.lock"}:
+        assert (project / source).exists()
+    sent = re.findall(r"^!(.+)$", (project / ".dockerignore").read_text(), re.MULTILINE)
+    assert sources == set(sent)
+    scripts = tomllib.loads((project / "pyproject.toml").read_text())["project"]["scripts"]
+    commands = re.findall(r'^CMD \["([\w-]+)", "serve"', dockerfile, re.MULTILINE)
+    services = read_yaml(project / "compose.yaml")["services"].values()
+    commands += [service["command"][0] for service in services if "command" in service]
+    assert set(commands) == set(scripts)
+
+
+def test_versions_are_the_same_everywhere(project: Path) -> None:
+    files = ["Dockerfile", "compose.yaml", ".gitlab-ci.yml", ".github/workflows/ci.yml"]
+    text = "".join((project / file).read_text() for file in files if (project / file).exists())
+    assert len(set(re.findall(r"astral-sh/uv:([\d.]+)", text))) == 1
+    assert len(set(re.findall(r"postgres:([\w.-]+)", text))) <= 1
+    images = set(re.findall(r"python:([\d.]+)-slim", text))
+    assert len(images) == 1
+    pyproject = tomllib.loads((project / "pyproject.toml").read_text())
+    oldest = pyproject["project"]["requires-python"].removeprefix(">=")
+    for matrix in re.findall(r"\bpython: (\[.+\])", text, re.IGNORECASE):
+        assert yaml.safe_load(matrix) == [oldest, *images]
+
+
+def test_the_page_on_operating_has_each_setting(project: Path) -> None:
+    page = (project / "docs" / "operations.md").read_text()
+    told = dict(re.findall(r"^\| `(\w+)` \| (.*?) \| .+ \|$", page, re.MULTILINE))
+    defaults = dict(
+        re.findall(r"^(\w+)=(.*)$", (project / ".env.example").read_text(), re.MULTILINE)
+    )
+    assert told.keys() == defaults.keys() | {"PORT"}
+    for variable, default in defaults.items():
+        words = {"none", "required", "that of the writer"} if not default else {f"`{default}`"}
+        assert told[variable] in words, variable
+
+
+def test_after_the_copy_three_commands_are_told(template: Path, tmp_path: Path) -> None:
+    command = ["copier", "copy", "--defaults", str(template), "My Service"]
+    output = run(tmp_path, *command).stdout
+    told = re.split("create.+\n", output)[-1].strip().splitlines()
+    assert len(told) == 3, output
+    script = " && ".join(told[:2])
+    people = product(("AUTHOR", "COMMITTER"), ("NAME", "EMAIL"))
+    identity = {f"GIT_{who}_{what}": "ada@example.com" for who, what in people}
+    done = run(tmp_path, "sh", "-c", f"{script} && git status --porcelain && git log", **identity)
+    assert done.returncode == 0, done.stdout
+    assert told[2] == "uv run poe dev"
+
+
+def test_the_template_is_checked_as_its_readme_says() -> None:
+    job = read_yaml(ROOT / ".github" / "workflows" / "ci.yml")["jobs"]["nox"]
+    assert {"run": "bash .ci/run"} in job["steps"]
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    oldest = pyproject["project"]["requires-python"].removeprefix(">=")
+    assert job["strategy"]["matrix"]["python"][0] == oldest
