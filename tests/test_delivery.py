@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from harness import CHOICES, ROOT, ROWS, git, name, render, run
+from harness import CHOICES, ROOT, ROWS, SHAPES, git, name, render, run
 
 # The files that a schema of their tool describes.
 SCHEMAS = {
@@ -75,6 +75,23 @@ def test_tools_find_nothing(project: Path, tool: str) -> None:
     variables = ("APP_PASSWORD", "POSTGRES_PASSWORD", "AUTH_AUDIENCE", "AUTH_ISSUER", "AUTH_SECRET")
     done = run(project, "sh", "-c", check, **dict.fromkeys(variables, "x"))
     assert done.returncode == 0, done.stdout
+
+
+def test_both_ci_run_the_same(template: Path, tmp_path: Path) -> None:
+    for shape in SHAPES:
+        folder = tmp_path / name(shape)
+        github = read_yaml(
+            render(template, folder / "github", **shape, ci="github") / ".github/workflows/ci.yml"
+        )
+        gitlab = read_yaml(
+            render(template, folder / "gitlab", **shape, ci="gitlab") / ".gitlab-ci.yml"
+        )
+        upgrade, *steps = (s["run"] for s in github["jobs"]["test"]["steps"] if "run" in s)
+        assert gitlab["test"]["script"] == steps
+        assert gitlab["dependencies"]["before_script"] == [upgrade]
+        assert steps[-2:] == ["uv run poe check", "uv run poe test"]
+        services = github["jobs"]["test"].get("services", {}).values()
+        assert gitlab["test"].get("services", []) == [service["image"] for service in services]
 
 
 def test_compose_asks_for_each_secret_that_is_missing(project: Path) -> None:

@@ -7,8 +7,9 @@ import signal
 import socket
 import subprocess
 import time
+import tomllib
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -22,6 +23,7 @@ from harness import (
     ROWS,
     SHAPES,
     eventually,
+    git,
     make_environment,
     name,
     read_section,
@@ -62,6 +64,45 @@ def test_checks_and_tests_pass(
     template: Path, tmp_path: Path, temporary: Path, row: dict[str, str]
 ) -> None:
     check_and_test(render(template, tmp_path / "a project", **row))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=name)
+def test_ci_passes_with_the_oldest_dependencies(
+    template: Path, tmp_path: Path, temporary: Path, shape: dict[str, str]
+) -> None:
+    """Run what the scheduled workflow runs, in its order, on a server that DATABASE_URL names."""
+    project = render(template, tmp_path / "project", **shape)
+    succeed(project, UV, "lock")
+    workflow = yaml.safe_load((project / ".github" / "workflows" / "ci.yml").read_text())
+    job = workflow["jobs"]["test"]
+    assert ("services" in job) == ("DATABASE_URL" in job["env"]) == (shape["database"] != "none")
+    with running() if "services" in job else nullcontext("") as url:
+        variables = {"DATABASE_URL": url, "UV_RESOLUTION": "lowest-direct"}
+        for step in job["steps"]:
+            if "run" in step:
+                succeed(project, "sh", "-c", step["run"], **variables)
+    declared = tomllib.loads((project / "pyproject.toml").read_text())["project"]["dependencies"]
+    locked = tomllib.loads((project / "uv.lock").read_text())["package"]
+    versions = {package["name"]: package["version"] for package in locked}
+    for dependency in declared:
+        distribution, floor = re.findall(r"^([\w-]+).*?>=([\d.]+)", dependency)[0]
+        assert f"{versions[distribution]}.".startswith(f"{floor}."), dependency
+
+
+def test_hooks_check_what_ci_checks(template: Path, tmp_path: Path) -> None:
+    project = render(template, tmp_path / "project", database="none")
+    hooks = ("uvx", "prek", "run", "--all-files")
+    succeed(project, UV, "lock")
+    git(project, "init")
+    git(project, "add", "--all")
+    succeed(project, *hooks)
+    tests = project / "tests" / "test_items.py"
+    tests.write_text(tests.read_text() + "x = ( 1 )\n")
+    pyproject = project / "pyproject.toml"
+    pyproject.write_text(pyproject.read_text().replace('"click>=8.5"', '"click>=8.5.1"'))
+    done = run(project, *hooks)
+    assert done.returncode == 1
+    assert len(re.findall(r"\.Failed$", done.stdout, re.MULTILINE)) == 2, done.stdout
 
 
 def follow_the_readme(project: Path) -> None:
