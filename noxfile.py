@@ -55,3 +55,9 @@ def faults(session: nox.Session) -> None:
 def projects(session: nox.Session) -> None:
     """Render projects, and run their checks, their tests, their servers and their images."""
     run(session, "pytest", "--numprocesses=2", *PROJECTS)
+
+
+@nox.session(default=False)
+def picture(session: nox.Session) -> None:
+    """Record pictures/session.svg, the picture in the README."""
+    run(session, "python", "pictures/record.py")
