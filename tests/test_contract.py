@@ -91,6 +91,7 @@ EXTENSION_POINTS = {
     (".gitignore", "files"),
     (".gitlab-ci.yml", "steps"),
     (".pre-commit-config.yaml", "hooks"),
+    ("Dockerfile", "build steps"),
     ("Dockerfile", "steps"),
     ("pyproject.toml", "dependencies"),
     ("pyproject.toml", "rules"),

@@ -103,6 +103,21 @@ def test_compose_asks_for_each_secret_that_is_missing(project: Path) -> None:
     assert told == asked
 
 
+def test_compose_allows_no_more_than_is_needed(project: Path) -> None:
+    services = read_yaml(project / "compose.yaml")["services"]
+    for service in services.keys() - {"database"}:
+        assert services[service]["read_only"] is True
+        assert services[service]["cap_drop"] == ["ALL"]
+        assert services[service]["security_opt"] == ["no-new-privileges:true"]
+    assert services["service"]["ports"] == ["127.0.0.1:8000:8000"]
+    assert services["service"]["restart"] == "unless-stopped"
+    (package,) = (project / "src").iterdir()
+    code = (package / "cli.py").read_text() + (package / "server.py").read_text()
+    grace = re.findall(r'"--grace",\s+default=(\d+)|^CLOSING = (\d+)', code, re.MULTILINE)
+    seconds = sum(int(number) for numbers in grace for number in numbers if number)
+    assert seconds < int(services["service"]["stop_grace_period"].removesuffix("s"))
+
+
 def test_the_image_has_all_that_it_copies(project: Path) -> None:
     dockerfile = (project / "Dockerfile").read_text()
     lines = re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.MULTILINE)
@@ -156,6 +171,9 @@ def test_after_the_copy_three_commands_are_told(template: Path, tmp_path: Path) 
     done = run(tmp_path, "sh", "-c", f"{script} && git status --porcelain && git log", **identity)
     assert done.returncode == 0, done.stdout
     assert told[2] == "uv run poe dev"
+    branch = git(tmp_path / "My Service", "branch", "--show-current").strip()
+    workflow = (tmp_path / "My Service" / ".github" / "workflows" / "ci.yml").read_text()
+    assert f"branches: [{branch}]" in workflow
 
 
 def test_the_template_is_checked_as_its_readme_says() -> None:

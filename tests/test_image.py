@@ -138,7 +138,9 @@ class Image:
     def running(
         self, *command: str, **variables: str
     ) -> Generator[tuple[subprocess.Popen[str], IO[str]]]:
-        """Run a command as the image's user, without a capability, unable to write to any file."""
+        """Run a command as the image's user with what compose.yaml leaves it: no capability, and no
+        file that it can write to.
+        """
         flags = ["prlimit", "--fsize=0", "setpriv", "--no-new-privs"]
         if os.geteuid() == 0:
             user, group = self.user.split(":")
@@ -243,19 +245,19 @@ def test_the_image_serves_as_compose_runs_it(
 
     if shape["database"] != "none":
         with psycopg.connect(cluster.superuser, autocommit=True) as connection:
-            for statement in compose["configs"]["roles"]["content"].splitlines():
-                connection.execute(statement)
+            connection.execute(compose["configs"]["roles"]["content"])
         status, output = image.run(*image.command, **variables)
         assert status == 1
         assert "Run `my-service migrate` first" in output
         migrate = services["migrate"]
         status, output = image.run(*migrate["command"], **migrate["environment"])
         assert status == 0, output
-        with (
-            psycopg.connect(variables["DATABASE_URL"]) as connection,
-            pytest.raises(psycopg.errors.InsufficientPrivilege),
-        ):
-            connection.execute("CREATE TABLE mine ()")
+        for query in ("CREATE TABLE mine ()", "DROP TABLE items", "SELECT * FROM pg_authid"):
+            with (
+                psycopg.connect(variables["DATABASE_URL"]) as connection,
+                pytest.raises(psycopg.errors.InsufficientPrivilege),
+            ):
+                connection.execute(query)
 
     with image.running(*image.command, **variables) as (process, output):
         assert eventually(lambda: image.is_healthy(**variables) or process.poll() is not None)

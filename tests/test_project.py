@@ -91,7 +91,7 @@ def test_ci_passes_with_the_oldest_dependencies(
 
 def test_hooks_check_what_ci_checks(template: Path, tmp_path: Path) -> None:
     project = render(template, tmp_path / "project", database="none")
-    hooks = ("uvx", "prek", "run", "--all-files")
+    hooks = (UV, "run", "prek", "run", "--all-files")
     succeed(project, UV, "lock")
     git(project, "init")
     git(project, "add", "--all")

