@@ -176,7 +176,8 @@ def test_names_of_what_is_installed_are_taken(template: Path, tmp_path: Path, au
     taken = yaml.safe_load(CONFIG["project_names"]["default"])
     assert {"fastapi", "typing_extensions", "pytest", "poe"} <= possible
     assert possible - {"my_service"} <= set(taken)
-    assert {path.name for path in project.iterdir() if path.name.isidentifier()} <= set(taken)
+    folders = {path.name for path in project.iterdir() if path.is_dir()}
+    assert {folder for folder in folders if folder.isidentifier()} <= set(taken)
 
 
 def find_processes(folder: Path) -> dict[int, str]:
