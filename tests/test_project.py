@@ -22,6 +22,7 @@ from harness import (
     CONFIG,
     ROWS,
     SHAPES,
+    commit,
     eventually,
     git,
     make_environment,
@@ -89,20 +90,21 @@ def test_ci_passes_with_the_oldest_dependencies(
         assert f"{versions[distribution]}.".startswith(f"{floor}."), dependency
 
 
-def test_hooks_check_what_ci_checks(template: Path, tmp_path: Path) -> None:
+def test_a_commit_is_checked(template: Path, tmp_path: Path) -> None:
     project = render(template, tmp_path / "project", database="none")
-    hooks = (UV, "run", "prek", "run", "--all-files")
-    succeed(project, UV, "lock")
     git(project, "init")
-    git(project, "add", "--all")
-    succeed(project, *hooks)
-    tests = project / "tests" / "test_items.py"
-    tests.write_text(tests.read_text() + "x = ( 1 )\n")
-    pyproject = project / "pyproject.toml"
-    pyproject.write_text(pyproject.read_text().replace('"click>=8.5"', '"click>=8.5.1"'))
-    done = run(project, *hooks)
-    assert done.returncode == 1
-    assert len(re.findall(r"\.Failed$", done.stdout, re.MULTILINE)) == 2, done.stdout
+    succeed(project, UV, "run", "prek", "install")
+    commit(project, "Start from the template")
+    for path, old, new, problem in (
+        ("tests/test_items.py", "import pytest", "import  pytest", "1 file would be reformatted"),
+        ("pyproject.toml", '"click>=8.5"', '"click>=8.5.1"', "The lockfile at `uv.lock` needs"),
+    ):
+        text = (project / path).read_text()
+        (project / path).write_text(text.replace(old, new, 1))
+        with pytest.raises(subprocess.CalledProcessError) as refusal:
+            commit(project, "A mistake")
+        assert problem in refusal.value.stderr
+        (project / path).write_text(text)
 
 
 def follow_the_readme(project: Path) -> None:
