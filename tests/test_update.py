@@ -255,6 +255,17 @@ def test_an_edit_a_line_away_from_a_change_is_merged(releases: Path, tmp_path: P
     assert (project / "ours.txt").read_text() == "ours\n"
 
 
+def test_a_file_of_a_team_where_the_template_adds_one_is_a_conflict(
+    releases: Path, tmp_path: Path
+) -> None:
+    project = start(releases, tmp_path / "project", "v0.1.0")
+    (project / "Dockerfile").write_text("FROM ours\n")
+    commit(project, "Write our own")
+    update(project, CURRENT)
+    assert git(project, "ls-files", "--unmerged", "Dockerfile")
+    assert "FROM ours\n" in (project / "Dockerfile").read_text()
+
+
 def test_a_project_in_a_folder_of_a_larger_repository_updates(
     releases: Path, tmp_path: Path
 ) -> None:
