@@ -1,0 +1,90 @@
+"""The kinds of work, and how one of them is measured."""
+
+import subprocess
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from . import HERE
+from .servers import PASSWORD, Bench, Server
+
+FORM = f"grant_type=password&username=user{{user}}@example.com&password={PASSWORD}"
+
+
+@dataclass(frozen=True)
+class Work:
+    name: str
+    path: str
+    method: str = "GET"
+    body: str = ""
+    status: int = 200
+    goal: float | None = None
+
+    @property
+    def type(self) -> str:
+        return "application/x-www-form-urlencoded" if "&" in self.body else "application/json"
+
+
+WORKS = [
+    Work("health", "/health/live", goal=0.45),
+    Work("claims", "/v1/claims", goal=0.50),
+    Work("caller", "/v1/auth/me", goal=0.40),
+    Work("list", "/v1/items?limit=20", goal=0.40),
+    Work("read", "/v1/items/{item}"),
+    Work("create", "/v1/items", "POST", '{"name": "new {number}"}', 201, goal=0.40),
+    Work("update", "/v1/items/{item}", "PATCH", '{"name": "item {number}"}'),
+    Work("sign in", "/v1/auth/token", "POST", FORM),
+    Work("422", "/v1/items", "POST", '{"name": ""}', 422),
+]
+WORK = {work.name: work for work in WORKS}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some seconds of one kind of work."""
+
+    server: str
+    work: str
+    connections: int
+    rate: float  # per second
+    cpu: float  # microseconds of the server per request
+    p50: float  # milliseconds
+    p99: float
+    errors: int
+    round: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def launch(
+    bench: Bench, server: Server, work: Work, connections: int, seconds: float
+) -> subprocess.Popen[str]:
+    command = ["wrk", "--threads=1", f"--connections={connections}", f"--duration={seconds}s"]
+    command += ["--timeout=60s", f"--script={HERE / 'load.lua'}"]
+    command += [
+        f"--header=Authorization: Bearer {bench.token}",
+        f"--header=Content-Type: {work.type}",
+    ]
+    arguments = [str(work.status), work.method, work.path, work.body, str(bench.ids)]
+    return subprocess.Popen(
+        [*command, server.url, "--", *arguments], stdout=subprocess.PIPE, text=True
+    )
+
+
+def measure(bench: Bench, server: Server, work: Work, connections: int, seconds: float) -> Sample:
+    before = server.processor_time
+    output = launch(bench, server, work, connections, seconds).communicate()[0]
+    spent = server.processor_time - before
+    count, duration, p50, p99, errors = map(float, output.splitlines()[-1].split())
+    if not count:
+        raise RuntimeError(f"{server.name} does not answer: {work.name}\n{output}")
+    return Sample(
+        server=server.name,
+        work=work.name,
+        connections=connections,
+        rate=count / duration,
+        cpu=spent / count * 1e6,
+        p50=p50,
+        p99=p99,
+        errors=int(errors),
+    )

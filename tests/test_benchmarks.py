@@ -1,0 +1,68 @@
+"""The references of the benchmarks do the same work as the rendered service."""
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from benchmarks import HERE
+from benchmarks.servers import NAMES, PACKAGE, UV, Bench, Server, running, succeed
+from benchmarks.work import WORKS, Work
+
+pytestmark = pytest.mark.xdist_group("benchmarks")
+
+PROTECTED = [work for work in WORKS if work.name not in {"health", "sign in"}]
+# What is new in each answer.
+NEW = {"id", "created_at", "updated_at", "request_id", "access_token", "refresh_token"}
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Bench]:
+    with running() as bench:
+        yield bench
+
+
+@pytest.fixture(scope="module")
+def servers(bench: Bench) -> list[Server]:
+    servers = [bench.start(name) for name in NAMES]
+    bench.log_in(servers[0])
+    return servers
+
+
+def ask(bench: Bench, server: Server, work: Work) -> httpx2.Response:
+    path = work.path.format(item=bench.ids.read_text().split()[0])
+    body = work.body.replace("{user}", "1").replace("{number}", "1")
+    headers = {"Authorization": f"Bearer {bench.token}", "Content-Type": work.type}
+    return httpx2.request(work.method, server.url + path, content=body, headers=headers)
+
+
+def compare(answer: Any, *, is_read: bool) -> Any:
+    """Return what is alike: all that is read, and the names of what is written."""
+    if is_read:
+        return answer
+    return {name: value if name not in NEW else type(value) for name, value in answer.items()}
+
+
+@pytest.mark.parametrize("work", WORKS, ids=lambda work: work.name)
+def test_all_give_the_same_answer(bench: Bench, servers: list[Server], work: Work) -> None:
+    answers = [ask(bench, server, work) for server in servers]
+    assert {answer.status_code for answer in answers} == {work.status}
+    is_read = work.method == "GET"
+    first, *others = [compare(answer.json(), is_read=is_read) for answer in answers]
+    assert others == [first, first]
+
+
+@pytest.mark.parametrize("work", PROTECTED, ids=lambda work: work.name)
+def test_all_refuse_a_wrong_token(bench: Bench, servers: list[Server], work: Work) -> None:
+    forged = Bench(**vars(bench) | {"token": bench.token[:-8] + "AAAAAAAA"})
+    assert {ask(forged, server, work).status_code for server in servers} == {401}
+
+
+def test_the_types_fit_what_the_project_installs(bench: Bench) -> None:
+    # Copied, since pyrefly takes the configuration beside a file.
+    for name in ("floor.py", "plain.py"):
+        shutil.copy(HERE / name, bench.project)
+    sources = ["floor.py", "plain.py", str(PACKAGE / "extension.py")]
+    succeed(bench.project, UV, "run", "pyrefly", "check", *sources)
