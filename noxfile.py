@@ -61,3 +61,9 @@ def projects(session: nox.Session) -> None:
 def picture(session: nox.Session) -> None:
     """Record pictures/session.svg, the picture in the README."""
     run(session, "python", "pictures/record.py")
+
+
+@nox.session(default=False)
+def benchmarks(session: nox.Session) -> None:
+    """Measure a rendered service beside the least that could do the same, and write the page."""
+    run(session, "python", "-m", "benchmarks")

@@ -1,0 +1,131 @@
+"""What `uvx nox -s benchmarks` runs: it measures, and writes the page."""
+
+import json
+import os
+import platform
+import shutil
+import sys
+from argparse import ArgumentParser, Namespace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+from . import HERE, growth, own, page
+from .servers import CORES, NAMES, OTHERS, Bench, Server, running, succeed
+from .work import WORK, WORKS, Sample, measure
+
+CONNECTIONS = (1, 20, 100)
+PACKAGES = ("fastapi", "starlette", "uvicorn", "uvloop", "httptools", "pydantic", "sqlalchemy")
+PACKAGES += ("asyncpg", "pyjwt", "argon2-cffi", "structlog")
+
+
+def main(options: Namespace) -> None:
+    folder = Path(mkdtemp(prefix="benchmarks-")) if options.quick else HERE
+    if not options.page:
+        if not shutil.which("wrk"):
+            sys.exit("The load comes from wrk: apt install wrk, or brew install wrk.")
+        os.sched_setaffinity(0, OTHERS)  # whatever this process starts has these, too
+        with running() as bench:
+            results = measure_all(bench, options)
+        (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    page.write(folder)
+    print(folder / "README.md")
+
+
+def measure_all(bench: Bench, options: Namespace) -> dict[str, Any]:
+    servers = [bench.start(name) for name in NAMES]
+    bench.log_in(servers[0])
+    return {
+        "about": describe(bench, options),
+        "own": own.measure_all(bench, with_suite=options.suite),
+        "rounds": measure_rounds(bench, servers, options.rounds, options.seconds),
+        "scaling": measure_scaling(bench, servers, options.rounds, options.seconds),
+        "growth": growth.measure_all(bench, options.seconds, options.rows, options.requests),
+    }
+
+
+def describe(bench: Bench, options: Namespace) -> dict[str, Any]:
+    code = f"from importlib.metadata import version as v; print(*map(v, {PACKAGES}))"
+    versions = succeed(bench.project, ".venv/bin/python", "-c", code).split()
+    with bench.postgres.connect() as connection:
+        database = connection.execute("SHOW server_version").fetchone()
+    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{cpu[0].partition(': ')[2] if cpu else platform.machine()}, "
+        f"{len(CORES)} cores, {memory:.0f} GiB, {platform.system()} {platform.release()}",
+        "load": [round(number, 1) for number in os.getloadavg()],
+        "rounds": options.rounds,
+        "seconds": options.seconds,
+        "versions": {"Python": platform.python_version(), "PostgreSQL": (database or [""])[0]}
+        | dict(zip(PACKAGES, versions, strict=True)),
+    }
+
+
+def measure_rounds(
+    bench: Bench, servers: list[Server], rounds: int, seconds: int
+) -> list[list[dict[str, Any]]]:
+    """Measure the servers in turn, so that whatever else the machine does hits all alike."""
+    cells = [(work, connections) for connections in CONNECTIONS for work in WORKS]
+    for work in WORKS:  # none is measured cold
+        for server in servers:
+            measure(bench, server, work, 20, 1)
+    measured = []
+    for number in range(rounds):
+        samples: list[dict[str, Any]] = []
+        for work, connections in cells:
+            print(f"round {number + 1}: {work.name}, {connections} connections", file=sys.stderr)
+            samples += [
+                asdict(measure(bench, server, work, connections, seconds)) for server in servers
+            ]
+        measured.append(samples)
+    return measured
+
+
+def measure_scaling(
+    bench: Bench, servers: list[Server], rounds: int, seconds: int
+) -> list[dict[str, float]]:
+    """Compare one process on a core with two on two, each of which gets as many requests."""
+    others = [bench.start(server.name, CORES[1:2] or CORES) for server in servers]
+    ratios = []
+    for _ in range(rounds):
+        ratio = {}
+        for pair in zip(servers, others, strict=True):
+            alone = measure(bench, pair[0], WORK["caller"], 20, seconds)
+            together = measure_together(bench, pair, seconds)
+            ratio[alone.server] = sum(sample.rate for sample in together) / alone.rate
+        ratios.append(ratio)
+    for server in others:
+        server.stop()
+    return ratios
+
+
+def measure_together(bench: Bench, pair: tuple[Server, Server], seconds: int) -> list[Sample]:
+    with ThreadPoolExecutor(2) as threads:
+        running = [
+            threads.submit(measure, bench, server, WORK["caller"], 20, seconds) for server in pair
+        ]
+        return [future.result() for future in running]
+
+
+def parse() -> Namespace:
+    parser = ArgumentParser(prog="nox -s benchmarks --", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="see that it works: no page is kept")
+    parser.add_argument("--page", action="store_true", help="write the page of the last results")
+    parser.add_argument("--suite", action="store_true", help="time the template's own tests, too")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=3, help="of one kind of work")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="for the last page")
+    parser.add_argument("--requests", type=int, default=1_000_000, help="for the memory")
+    options = parser.parse_args()
+    if options.quick:
+        options.rounds, options.seconds, options.rows, options.requests = 1, 1, 10_000, 20_000
+    return options
+
+
+if __name__ == "__main__":
+    main(parse())

@@ -1,0 +1,183 @@
+"""How the cost of the service grows: with its rows, routes, requests, log-ins and imports."""
+
+import subprocess
+import time
+from collections import Counter
+from itertools import cycle
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import httpx2
+from breakable import APPLICATION
+from harness import make_environment
+from psycopg import sql
+
+from .servers import CORES, NAMES, PACKAGE, Bench, Server
+from .work import WORK, Work, launch, measure
+
+PAGE = 20
+
+
+def measure_all(bench: Bench, seconds: int, rows: int, requests: int) -> dict[str, Any]:
+    return {
+        "pages": measure_pages(bench, seconds, rows),
+        "routes": measure_routes(bench, seconds),
+        "lag": measure_lag(bench, seconds * 5),
+        "memory": measure_memory(bench, seconds, requests),
+        "imports": measure_imports(bench),
+        "idle": {name: measure_idle(bench, name) for name in NAMES},
+    }
+
+
+def measure_pages(bench: Bench, seconds: int, rows: int) -> dict[str, Any]:
+    """Compare the first page of an owner's many items with the last; another has as many."""
+    with bench.postgres.connect() as connection:
+        connection.execute(
+            "INSERT INTO items (id, owner_id, name, description, created_at, updated_at) "
+            "SELECT uuidv7(), users.id, 'item ' || number, repeat('text ', 20), now(), now() "
+            "FROM generate_series(1, %s) AS number, users "
+            "WHERE email IN ('user0@example.com', 'user1@example.com')",
+            [rows],
+        )
+        connection.execute("ANALYZE items")
+        last = connection.execute(
+            "SELECT items.id FROM items JOIN users ON users.id = owner_id "
+            "WHERE email = 'user0@example.com' ORDER BY items.id DESC OFFSET %s LIMIT 1",
+            [PAGE],
+        ).fetchone()
+    assert last
+    pages = {
+        "first": Work("first page", f"/v1/items?limit={PAGE}"),
+        "last": Work("last page", f"/v1/items?limit={PAGE}&after={last[0]}"),
+    }
+    server = bench.start("keel")
+    compared = compare({name: (server, page) for name, page in pages.items()}, bench, seconds)
+    plans = {name: explain(bench, None if name == "first" else last[0]) for name in pages}
+    server.stop()
+    return {"rows": rows, "plans": plans, **compared}
+
+
+def compare(cases: dict[str, tuple[Server, Work]], bench: Bench, seconds: int) -> dict[str, Any]:
+    """Return the medians of the first case and the second, and of their ratio, in five rounds."""
+    rounds = [
+        {name: measure(bench, *case, 20, seconds) for name, case in cases.items()} for _ in range(5)
+    ]
+    first, second = cases
+    return {
+        "rate": {name: median(samples[name].rate for samples in rounds) for name in cases},
+        "cpu": {name: median(samples[name].cpu for samples in rounds) for name in cases},
+        "ratio": median(samples[second].rate / samples[first].rate for samples in rounds),
+        "errors": sum(sample.errors for samples in rounds for sample in samples.values()),
+    }
+
+
+def explain(bench: Bench, after: object) -> str:
+    """Let the server run the query that the service sent last, and tell how it did."""
+    query = "SELECT query FROM pg_stat_activity WHERE application_name = %s AND query ~ %s LIMIT 1"
+    pattern = r"FROM items.*id > \$2.*LIMIT" if after else r"FROM items\s+WHERE [^>]*LIMIT"
+    with bench.postgres.connect() as connection:
+        owner = connection.execute(
+            "SELECT id FROM users WHERE email = 'user0@example.com'"
+        ).fetchone()
+        assert owner
+        found = connection.execute(query, [APPLICATION, pattern]).fetchone()
+        # The last query of each connection is shown, and another one may have come since.
+        if not found:
+            return "The query was not seen."
+        connection.execute("PREPARE page AS " + found[0])
+        arguments = sql.SQL(", ").join(
+            sql.Literal(str(value)) if not isinstance(value, int) else sql.Literal(value)
+            for value in (owner[0], *([after] if after else []), PAGE + 1)
+        )
+        options = sql.SQL("EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF, SUMMARY OFF) ")
+        plan = connection.execute(options + sql.SQL("EXECUTE page({})").format(arguments))
+        return "\n".join(line for (line,) in plan)
+
+
+def measure_routes(bench: Bench, seconds: int) -> dict[str, Any]:
+    """Compare a service with one that has five hundred routes in front of the measured one."""
+    servers = {"1": bench.start("keel"), "500": bench.start("keel", BENCHMARK_ROUTES="500")}
+    cases = {name: (server, WORK["claims"]) for name, server in servers.items()}
+    compared = compare(cases, bench, seconds)
+    for server in servers.values():
+        server.stop()
+    return compared
+
+
+def measure_lag(bench: Bench, seconds: int) -> dict[str, dict[str, float]]:
+    """Tell how late the loop is, in milliseconds, without and with twenty clients that log in."""
+    server = bench.start("keel", CORES)
+    lags = {}
+    for name, clients in {"idle": 0, "sign in": 20}.items():
+        load = launch(bench, server, WORK["sign in"], clients, seconds + 2) if clients else None
+        time.sleep(1)
+        url = f"{server.url}/v1/lag?seconds={seconds}"
+        late = httpx2.get(url, timeout=seconds + 60).raise_for_status().json()
+        lags[name] = {"p50": median(late), "p99": late[len(late) * 99 // 100], "most": late[-1]}
+        if load:
+            load.communicate()
+    server.stop()
+    return lags
+
+
+def measure_memory(bench: Bench, seconds: int, requests: int) -> dict[str, float]:
+    """Return the MiB after a hundredth of the requests, and after all of them."""
+    server, count = bench.start("keel"), 0.0
+    memory: dict[str, float] = {}
+    works = cycle(WORK[name] for name in ("health", "caller", "list", "create", "422"))
+    for target in (requests // 100, requests):
+        while count < target:
+            sample = measure(bench, server, next(works), 20, seconds)
+            count += sample.rate * seconds
+        memory[f"{round(count, -3):,.0f}"] = server.memory
+    server.stop()
+    return memory
+
+
+def measure_imports(bench: Bench) -> dict[str, Any]:
+    """Tell how long Python takes to import the service, and how that is spread over packages."""
+    empty, whole = (min(clock(bench, code) for _ in range(5)) for code in ("", load_service()))
+    report = run_python(bench, "-X", "importtime", "-c", load_service()).stderr
+    lines = [line.split("|") for line in report.splitlines() if line.startswith("import time:")]
+    own, modules = Counter[str](), Counter[str]()
+    for spent, _, module in lines[1:]:
+        package = module.strip().split(".")[0]
+        own[package] += int(spent.rpartition(":")[2])
+        modules[package] += 1
+    return {
+        "seconds": whole - empty,
+        "modules": modules.total(),
+        "packages": [
+            {"name": name, "part": spent / own.total(), "modules": modules[name]}
+            for name, spent in own.most_common(12)
+        ],
+    }
+
+
+def load_service() -> str:
+    return f"import {PACKAGE.name}.main"
+
+
+def run_python(bench: Bench, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [Path(".venv/bin/python"), *arguments],
+        cwd=bench.project,
+        env=make_environment(**bench.variables),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+def clock(bench: Bench, code: str) -> float:
+    started = time.perf_counter()
+    run_python(bench, "-c", code)
+    return time.perf_counter() - started
+
+
+def measure_idle(bench: Bench, name: str) -> float:
+    server = bench.start(name)
+    memory = server.memory
+    server.stop()
+    return memory

@@ -1,0 +1,238 @@
+"""Writes README.md and chart.svg from results.json, and adds what findings.md says by hand."""
+
+import json
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from . import HERE
+from .servers import NAMES
+from .work import WORKS
+
+Samples = list[dict[str, Any]]
+
+HEAD = """\
+# Benchmarks
+
+The default service that the template renders (*keel*) beside two references that give the same answers from the same
+PostgreSQL, with the same token check: the *floor*, Starlette, asyncpg, PyJWT and json with nothing around them, and *plain*, as
+the documentation of FastAPI and SQLAlchemy writes such a service. Each is one process on one core, the load and the
+database have the others. They are measured in turn, and each figure is the median of the rounds; a round with an error is none.
+
+    uvx nox -s benchmarks               # measures for an hour, and writes this page; needs wrk (apt install wrk)
+    uvx nox -s benchmarks -- --quick    # shows that it works, and writes a page elsewhere
+    uvx nox -s benchmarks -- --page     # writes this page anew, after findings.md was edited
+"""
+
+
+class Results:
+    """The medians of what was measured."""
+
+    def __init__(self, rounds: list[Samples]) -> None:
+        self.rounds = [
+            {
+                (sample["server"], sample["work"], sample["connections"]): sample
+                for sample in samples
+            }
+            for samples in rounds
+        ]
+
+    def errors(self, server: str, work: str, connections: int) -> int:
+        return sum(found[server, work, connections]["errors"] for found in self.rounds)
+
+    def value(self, server: str, work: str, connections: int, figure: str) -> float | None:
+        """Return the median, or None if every round had errors."""
+        samples = [found[server, work, connections] for found in self.rounds]
+        values = [sample[figure] for sample in samples if not sample["errors"]]
+        return median(values) if values else None
+
+    def ratio(self, server: str, work: str, connections: int, figure: str) -> float | None:
+        """Return the median of the ratios to the floor of the same round."""
+        ratios = []
+        for found in self.rounds:
+            mine, floor = (found[name, work, connections] for name in (server, "floor"))
+            if not mine["errors"] and not floor["errors"]:
+                ratio = mine[figure] / floor[figure]
+                ratios.append(ratio if figure == "rate" else 1 / ratio)
+        return median(ratios) if ratios else None
+
+
+def write(folder: Path) -> None:
+    data = json.loads((folder / "results.json").read_text())
+    results = Results(data["rounds"])
+    parts = [
+        HEAD,
+        "![The rate of each kind of work, as a part of the floor's](chart.svg)",
+        describe(data["about"]),
+        describe_ratios(results),
+        *(describe_rates(results, connections) for connections in (20, 1, 100)),
+        describe_crowd(results),
+        describe_scaling(data["scaling"]),
+        describe_growth(data["growth"]),
+        describe_own(data["own"]),
+        (HERE / "findings.md").read_text(),
+    ]
+    (folder / "README.md").write_text("\n\n".join(part.strip() for part in parts) + "\n")
+    (folder / "chart.svg").write_text(draw(results))
+
+
+def table(header: list[str], rows: list[list[object]]) -> str:
+    lines = [header, ["---"] + ["--:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(map(show, line)) + " |" for line in lines)
+
+
+def show(value: object) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.2f}" if value < 10 else f"{value:,.0f}"
+    return str(value)
+
+
+def describe(about: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    return (
+        f"Measured on {about['date']}: {about['machine']}; {about['rounds']} rounds of "
+        f"{about['seconds']} s; the load of the machine was {about['load'][0]} before.\n\n{versions}."
+    )
+
+
+def describe_ratios(results: Results) -> str:
+    rows: list[list[object]] = []
+    for work in WORKS:
+        rate = results.ratio("keel", work.name, 20, "rate")
+        reached = "" if work.goal is None or rate is None else rate >= work.goal
+        rows.append(
+            [
+                work.name,
+                work.goal or "",
+                rate,
+                {True: "yes", False: "**no**"}.get(bool(reached)) if reached != "" else "",
+                results.ratio("keel", work.name, 20, "cpu"),
+                results.ratio("keel", work.name, 1, "rate"),
+                results.ratio("keel", work.name, 100, "rate"),
+                results.ratio("plain", work.name, 20, "rate"),
+            ]
+        )
+    header = ["work", "goal", "keel", "reached", "by CPU", "at 1", "at 100", "plain"]
+    note = (
+        "The rate as a part of the floor's, at 20 connections unless the column says otherwise. "
+        "*By CPU* is the floor's processor time per request as a part of keel's."
+    )
+    return f"## Parts of the floor's rate\n\n{note}\n\n{table(header, rows)}"
+
+
+def describe_rates(results: Results, connections: int) -> str:
+    figures = {"rate": "/s", "cpu": "µs", "p50": "p50 ms", "p99": "p99 ms"}
+    rows: list[list[object]] = [
+        [
+            work.name,
+            *(
+                results.value(name, work.name, connections, key)
+                for key in figures
+                for name in NAMES
+            ),
+        ]
+        for work in WORKS
+    ]
+    header = ["work", *(f"{name} {unit}" for unit in figures.values() for name in NAMES)]
+    title = f"## {connections} connection{'s' * (connections > 1)}"
+    return f"{title}\n\nµs: processor time of the server per request.\n\n{table(header, rows)}"
+
+
+def describe_crowd(results: Results) -> str:
+    """100 connections on a pool of 20: no error, and nobody waits for long."""
+    rows: list[list[object]] = []
+    for work in WORKS:
+        rate = results.value("keel", work.name, 100, "rate")
+        p99 = results.value("keel", work.name, 100, "p99")
+        times = p99 / (100_000 / rate) if rate and p99 else None
+        rows.append([work.name, results.errors("keel", work.name, 100), times])
+    header = ["work", "errors", "p99 ÷ mean"]
+    note = "The mean is what the rate implies: 100 connections ÷ rate. The goal is 3 at most."
+    return f"## 100 connections on pools of 20\n\n{note}\n\n{table(header, rows)}"
+
+
+def describe_scaling(ratios: list[dict[str, float]]) -> str:
+    rows: list[list[object]] = [[name, median(ratio[name] for ratio in ratios)] for name in NAMES]
+    note = "The rate of *caller* with two processes on two cores, as a multiple of that of one."
+    return f"## Two processes\n\n{note}\n\n{table(['server', 'times'], rows)}"
+
+
+def describe_growth(growth: dict[str, Any]) -> str:
+    pages, routes, imports = growth["pages"], growth["routes"], growth["imports"]
+    lag: list[list[object]] = [
+        [name, late["p50"], late["p99"], late["most"]] for name, late in growth["lag"].items()
+    ]
+    packages: list[list[object]] = [
+        [package["name"], f"{package['part']:.0%}", package["modules"]]
+        for package in imports["packages"]
+    ]
+    memory = ", ".join(f"{mib:.0f} MiB after {count}" for count, mib in growth["memory"].items())
+    idle = ", ".join(f"{name} {mib:.0f} MiB" for name, mib in growth["idle"].items())
+    return f"""\
+## How cost grows
+
+**Pages.** Of {pages["rows"]:,} items, the last page has {pages["ratio"]:.2f} times the rate of the first
+({pages["cpu"]["first"]:,.0f} and {pages["cpu"]["last"]:,.0f} µs). The plans, of the first and of the last:
+
+```
+{pages["plans"]["first"]}
+
+{pages["plans"]["last"]}
+```
+
+**Routes.** Behind 500 others, a route has {routes["ratio"]:.2f} times the rate that it has alone
+({routes["cpu"]["1"]:,.0f} and {routes["cpu"]["500"]:,.0f} µs).
+
+**Log-ins.** How late the event loop is while 20 clients log in, in milliseconds; the goal is 10 at most:
+
+{table(["", "p50", "p99", "most"], lag)}
+
+**Memory.** {memory} requests. Idle: {idle}.
+
+**Imports.** {imports["seconds"]:.2f} s and {imports["modules"]:,} modules, of them:
+
+{table(["package", "time", "modules"], packages)}"""
+
+
+def describe_own(seconds: dict[str, float]) -> str:
+    rows: list[list[object]] = [list(row) for row in seconds.items()]
+    return f"## The template's own speed\n\n{table(['what', 'seconds'], rows)}"
+
+
+COLORS = {"keel": "#2563eb", "plain": "#94a3b8"}
+
+
+def draw(results: Results) -> str:
+    """Draw a bar per kind of work and server, and a line at each goal."""
+    left, width, height = 80, 600, 40
+    bottom = 50 + height * len(WORKS)
+    shapes = [f'<rect width="{left + width + 60}" height="{bottom + 30}" fill="#fff"/>']
+    for number, (name, color) in enumerate(COLORS.items()):
+        x = left + 90 * number
+        shapes.append(f'<rect x="{x}" y="18" width="12" height="12" fill="{color}"/>')
+        shapes.append(f'<text x="{x + 18}" y="28">{name}</text>')
+    shapes.append(f'<path d="M{left + 184} 16v16" stroke="#dc2626" stroke-width="2"/>')
+    shapes.append(f'<text x="{left + 194}" y="28">goal</text>')
+    for tenth in range(0, 11, 2):
+        x = left + width * tenth / 10
+        shapes.append(f'<path d="M{x} 44V{bottom}" stroke="#e2e8f0"/>')
+        label = f"{tenth / 10:.1f}" if tenth < 10 else "1.0 = floor"
+        shapes.append(f'<text x="{x}" y="{bottom + 18}" text-anchor="middle">{label}</text>')
+    for number, work in enumerate(WORKS):
+        y = 50 + height * number
+        shapes.append(f'<text x="{left - 10}" y="{y + 20}" text-anchor="end">{work.name}</text>')
+        for place, (name, color) in enumerate(COLORS.items()):
+            ratio = results.ratio(name, work.name, 20, "rate") or 0
+            bar = f'x="{left}" y="{y + 14 * place}" width="{width * min(ratio, 1):.0f}" height="12"'
+            shapes.append(f'<rect {bar} fill="{color}"/>')
+            x = left + width * min(ratio, 1) + 4
+            shapes.append(f'<text x="{x:.0f}" y="{y + 14 * place + 10}">{ratio:.2f}</text>')
+        if work.goal:
+            x = left + width * work.goal
+            shapes.append(f'<path d="M{x} {y - 3}v32" stroke="#dc2626" stroke-width="2"/>')
+    box = f'viewBox="0 0 {left + width + 60} {bottom + 30}"'
+    style = 'font-family="sans-serif" font-size="12" fill="#334155"'
+    body = "\n".join(shapes)
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {box} {style}>\n{body}\n</svg>\n'
