@@ -1,5 +1,6 @@
 """How the cost of the service grows: with its rows, routes, requests, log-ins and imports."""
 
+import re
 import subprocess
 import time
 from collections import Counter
@@ -9,9 +10,7 @@ from statistics import median
 from typing import Any
 
 import httpx2
-from breakable import APPLICATION
 from harness import make_environment
-from psycopg import sql
 
 from .servers import CORES, NAMES, PACKAGE, Bench, Server
 from .work import WORK, Work, launch, measure
@@ -31,73 +30,69 @@ def measure_all(bench: Bench, seconds: int, rows: int, requests: int) -> dict[st
 
 
 def measure_pages(bench: Bench, seconds: int, rows: int) -> dict[str, Any]:
-    """Compare the first page of an owner's many items with the last; another has as many."""
+    """Compare pages of an owner's many items: the second is behind as many items of another."""
     with bench.postgres.connect() as connection:
-        connection.execute(
-            "INSERT INTO items (id, owner_id, name, description, created_at, updated_at) "
-            "SELECT uuidv7(), users.id, 'item ' || number, repeat('text ', 20), now(), now() "
-            "FROM generate_series(1, %s) AS number, users "
-            "WHERE email IN ('user0@example.com', 'user1@example.com')",
-            [rows],
-        )
+        for email in ("user1@example.com", "user0@example.com"):
+            connection.execute(
+                "INSERT INTO items (id, owner_id, name, description, created_at, updated_at) "
+                "SELECT uuidv7(), users.id, 'item ' || number, repeat('text ', 20), now(), now() "
+                "FROM generate_series(1, %s) AS number, users WHERE email = %s",
+                [rows, email],
+            )
         connection.execute("ANALYZE items")
-        last = connection.execute(
-            "SELECT items.id FROM items JOIN users ON users.id = owner_id "
-            "WHERE email = 'user0@example.com' ORDER BY items.id DESC OFFSET %s LIMIT 1",
-            [PAGE],
-        ).fetchone()
-    assert last
+        cursors = [None, bench.ids.read_text().split()[-1]]
+        found = "SELECT id FROM items ORDER BY id DESC OFFSET %s LIMIT 1"
+        cursors += [item for (item,) in connection.execute(found, [PAGE])]
+    path = f"/v1/items?limit={PAGE}"
     pages = {
-        "first": Work("first page", f"/v1/items?limit={PAGE}"),
-        "last": Work("last page", f"/v1/items?limit={PAGE}&after={last[0]}"),
+        name: Work(name, f"{path}&after={after}" if after else path)
+        for name, after in zip(("first", "behind another owner", "last"), cursors, strict=True)
     }
     server = bench.start("keel")
     compared = compare({name: (server, page) for name, page in pages.items()}, bench, seconds)
-    plans = {name: explain(bench, None if name == "first" else last[0]) for name in pages}
+    plans = {name: explain(bench, server, page) for name, page in pages.items()}
     server.stop()
     return {"rows": rows, "plans": plans, **compared}
 
 
 def compare(cases: dict[str, tuple[Server, Work]], bench: Bench, seconds: int) -> dict[str, Any]:
-    """Return the medians of the first case and the second, and of their ratio, in five rounds."""
+    """Return medians of some rounds, and those of the ratios to the first case."""
     rounds = [
         {name: measure(bench, *case, 20, seconds) for name, case in cases.items()} for _ in range(5)
     ]
-    first, second = cases
+    first = next(iter(cases))
     return {
         "rate": {name: median(samples[name].rate for samples in rounds) for name in cases},
         "cpu": {name: median(samples[name].cpu for samples in rounds) for name in cases},
-        "ratio": median(samples[second].rate / samples[first].rate for samples in rounds),
+        "ratio": {
+            name: median(samples[name].rate / samples[first].rate for samples in rounds)
+            for name in cases
+        },
         "errors": sum(sample.errors for samples in rounds for sample in samples.values()),
     }
 
 
-def explain(bench: Bench, after: object) -> str:
-    """Let the server run the query that the service sent last, and tell how it did."""
-    query = "SELECT query FROM pg_stat_activity WHERE application_name = %s AND query ~ %s LIMIT 1"
-    pattern = r"FROM items.*id > \$2.*LIMIT" if after else r"FROM items\s+WHERE [^>]*LIMIT"
+def explain(bench: Bench, server: Server, page: Work) -> str:
+    """Tell how the database finds a page: with the statement and the values that it logs."""
+    bench.postgres.configure("log_min_duration_statement = 0")
+    time.sleep(0.2)
+    headers = {"Authorization": f"Bearer {bench.token}"}
+    httpx2.get(server.url + page.path, headers=headers).raise_for_status()
+    bench.postgres.configure()
+    log = (bench.postgres.folder / "log").read_text()
+    statement = r"execute \w+: (SELECT [^:]* FROM items.*?)\n\S+ .*?DETAIL: .*?(\$1 = .*?)\n"
+    query, values = re.findall(statement, log.replace("\n\t", " "), re.DOTALL)[-1]
+    arguments = ", ".join(re.findall(r"= ('.*?')", values))
     with bench.postgres.connect() as connection:
-        owner = connection.execute(
-            "SELECT id FROM users WHERE email = 'user0@example.com'"
-        ).fetchone()
-        assert owner
-        found = connection.execute(query, [APPLICATION, pattern]).fetchone()
-        # The last query of each connection is shown, and another one may have come since.
-        if not found:
-            return "The query was not seen."
-        connection.execute("PREPARE page AS " + found[0])
-        arguments = sql.SQL(", ").join(
-            sql.Literal(str(value)) if not isinstance(value, int) else sql.Literal(value)
-            for value in (owner[0], *([after] if after else []), PAGE + 1)
-        )
-        options = sql.SQL("EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF, SUMMARY OFF) ")
-        plan = connection.execute(options + sql.SQL("EXECUTE page({})").format(arguments))
+        connection.execute(f"PREPARE page AS {query}".encode())
+        options = "ANALYZE, BUFFERS, COSTS OFF, TIMING OFF, SUMMARY OFF"
+        plan = connection.execute(f"EXPLAIN ({options}) EXECUTE page({arguments})".encode())
         return "\n".join(line for (line,) in plan)
 
 
 def measure_routes(bench: Bench, seconds: int) -> dict[str, Any]:
     """Compare a service with one that has five hundred routes in front of the measured one."""
-    servers = {"1": bench.start("keel"), "500": bench.start("keel", BENCHMARK_ROUTES="500")}
+    servers = {"0": bench.start("keel"), "500": bench.start("keel", BENCHMARK_ROUTES="500")}
     cases = {name: (server, WORK["claims"]) for name, server in servers.items()}
     compared = compare(cases, bench, seconds)
     for server in servers.values():

@@ -164,6 +164,10 @@ def describe_growth(growth: dict[str, Any]) -> str:
     lag: list[list[object]] = [
         [name, late["p50"], late["p99"], late["most"]] for name, late in growth["lag"].items()
     ]
+    plans = "\n\n".join(
+        f"The plan of the page *{name}*:\n\n```\n{plan}\n```"
+        for name, plan in pages["plans"].items()
+    )
     packages: list[list[object]] = [
         [package["name"], f"{package['part']:.0%}", package["modules"]]
         for package in imports["packages"]
@@ -173,17 +177,15 @@ def describe_growth(growth: dict[str, Any]) -> str:
     return f"""\
 ## How cost grows
 
-**Pages.** Of {pages["rows"]:,} items, the last page has {pages["ratio"]:.2f} times the rate of the first
-({pages["cpu"]["first"]:,.0f} and {pages["cpu"]["last"]:,.0f} µs). The plans, of the first and of the last:
+**Pages.** Of {pages["rows"]:,} items of an owner, beside as many of another, the ratio of the rate to that of the first page:
 
-```
-{pages["plans"]["first"]}
+{table(["page", "ratio", "/s", "µs"], compared(pages))}
 
-{pages["plans"]["last"]}
-```
+{plans}
 
-**Routes.** Behind 500 others, a route has {routes["ratio"]:.2f} times the rate that it has alone
-({routes["cpu"]["1"]:,.0f} and {routes["cpu"]["500"]:,.0f} µs).
+**Routes.** In front of the measured one:
+
+{table(["routes", "ratio", "/s", "µs"], compared(routes))}
 
 **Log-ins.** How late the event loop is while 20 clients log in, in milliseconds; the goal is 10 at most:
 
@@ -194,6 +196,13 @@ def describe_growth(growth: dict[str, Any]) -> str:
 **Imports.** {imports["seconds"]:.2f} s and {imports["modules"]:,} modules, of them:
 
 {table(["package", "time", "modules"], packages)}"""
+
+
+def compared(cases: dict[str, Any]) -> list[list[object]]:
+    return [
+        [name, ratio, cases["rate"][name], cases["cpu"][name]]
+        for name, ratio in cases["ratio"].items()
+    ]
 
 
 def describe_own(seconds: dict[str, float]) -> str:
