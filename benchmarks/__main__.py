@@ -9,13 +9,14 @@ from argparse import ArgumentParser, Namespace
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
 from . import HERE, growth, own, page
 from .servers import CORES, NAMES, OTHERS, Bench, Server, running, succeed
-from .work import WORK, WORKS, Sample, measure
+from .work import WORK, WORKS, Sample, Work, measure
 
 CONNECTIONS = (1, 20, 100)
 PACKAGES = ("fastapi", "starlette", "uvicorn", "uvloop", "httptools", "pydantic", "sqlalchemy")
@@ -56,6 +57,7 @@ def describe(bench: Bench, options: Namespace) -> dict[str, Any]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "date": datetime.now(UTC).date().isoformat(),
+        "cores": len(CORES),
         "machine": f"{cpu[0].partition(': ')[2] if cpu else platform.machine()}, "
         f"{len(CORES)} cores, {memory:.0f} GiB, {platform.system()} {platform.release()}",
         "load": [round(number, 1) for number in os.getloadavg()],
@@ -88,27 +90,28 @@ def measure_rounds(
 
 def measure_scaling(
     bench: Bench, servers: list[Server], rounds: int, seconds: int
-) -> list[dict[str, float]]:
+) -> list[dict[str, dict[str, float]]]:
     """Compare one process on a core with two on two, each of which gets as many requests."""
     others = [bench.start(server.name, CORES[1:2] or CORES) for server in servers]
-    ratios = []
+    works = [WORK["claims"], WORK["caller"]]
+    measured = []
     for _ in range(rounds):
-        ratio = {}
-        for pair in zip(servers, others, strict=True):
-            alone = measure(bench, pair[0], WORK["caller"], 20, seconds)
-            together = measure_together(bench, pair, seconds)
-            ratio[alone.server] = sum(sample.rate for sample in together) / alone.rate
-        ratios.append(ratio)
+        ratios: dict[str, dict[str, float]] = {work.name: {} for work in works}
+        for work, pair in product(works, zip(servers, others, strict=True)):
+            alone = measure(bench, pair[0], work, 20, seconds)
+            together = measure_together(bench, pair, work, seconds)
+            ratios[work.name][alone.server] = sum(sample.rate for sample in together) / alone.rate
+        measured.append(ratios)
     for server in others:
         server.stop()
-    return ratios
+    return measured
 
 
-def measure_together(bench: Bench, pair: tuple[Server, Server], seconds: int) -> list[Sample]:
+def measure_together(
+    bench: Bench, pair: tuple[Server, Server], work: Work, seconds: int
+) -> list[Sample]:
     with ThreadPoolExecutor(2) as threads:
-        running = [
-            threads.submit(measure, bench, server, WORK["caller"], 20, seconds) for server in pair
-        ]
+        running = [threads.submit(measure, bench, server, work, 20, seconds) for server in pair]
         return [future.result() for future in running]
 
 

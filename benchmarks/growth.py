@@ -31,7 +31,10 @@ def measure_all(bench: Bench, seconds: int, rows: int, requests: int) -> dict[st
 
 def measure_pages(bench: Bench, seconds: int, rows: int) -> dict[str, Any]:
     """Compare pages of an owner's many items: the second is behind as many items of another."""
+    nth_last = "SELECT id FROM items ORDER BY id DESC OFFSET %s LIMIT 1"
     with bench.postgres.connect() as connection:
+        cursors: list[object] = [None]
+        cursors += connection.execute(nth_last, [0]).fetchone() or []
         for email in ("user1@example.com", "user0@example.com"):
             connection.execute(
                 "INSERT INTO items (id, owner_id, name, description, created_at, updated_at) "
@@ -40,9 +43,7 @@ def measure_pages(bench: Bench, seconds: int, rows: int) -> dict[str, Any]:
                 [rows, email],
             )
         connection.execute("ANALYZE items")
-        cursors = [None, bench.ids.read_text().split()[-1]]
-        found = "SELECT id FROM items ORDER BY id DESC OFFSET %s LIMIT 1"
-        cursors += [item for (item,) in connection.execute(found, [PAGE])]
+        cursors += connection.execute(nth_last, [PAGE]).fetchone() or []
     path = f"/v1/items?limit={PAGE}"
     pages = {
         name: Work(name, f"{path}&after={after}" if after else path)

@@ -67,7 +67,7 @@ def write(folder: Path) -> None:
         describe_ratios(results),
         *(describe_rates(results, connections) for connections in (20, 1, 100)),
         describe_crowd(results),
-        describe_scaling(data["scaling"]),
+        describe_scaling(data["scaling"], data["about"]["cores"]),
         describe_growth(data["growth"]),
         describe_own(data["own"]),
         (HERE / "findings.md").read_text(),
@@ -153,10 +153,15 @@ def describe_crowd(results: Results) -> str:
     return f"## 100 connections on pools of 20\n\n{note}\n\n{table(header, rows)}"
 
 
-def describe_scaling(ratios: list[dict[str, float]]) -> str:
-    rows: list[list[object]] = [[name, median(ratio[name] for ratio in ratios)] for name in NAMES]
-    note = "The rate of *caller* with two processes on two cores, as a multiple of that of one."
-    return f"## Two processes\n\n{note}\n\n{table(['server', 'times'], rows)}"
+def describe_scaling(measured: list[dict[str, dict[str, float]]], cores: int) -> str:
+    rows: list[list[object]] = [
+        [work, *(median(ratios[work][name] for ratios in measured) for name in NAMES)]
+        for work in measured[0]
+    ]
+    note = "The rate of two processes on two cores, as a multiple of that of one."
+    if cores < 4:
+        note += f" With {cores} cores the load and the database have none of their own here."
+    return f"## Two processes\n\n{note}\n\n{table(['work', *NAMES], rows)}"
 
 
 def describe_growth(growth: dict[str, Any]) -> str:
