@@ -18,7 +18,7 @@ from postgres import HOST, free_port
 from . import HERE
 
 UV = shutil.which("uv") or "uv"
-NAMES = ("floor", "keel", "plain")
+NAMES = ("floor", "framed", "keel", "plain")
 PACKAGE = Path("src/my_service")
 POOL = 20
 USERS, ITEMS = 100, 1000
