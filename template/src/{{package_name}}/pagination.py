@@ -18,6 +18,9 @@ Record = TypeVar("Record", bound=HasId)
 Schema = TypeVar("Schema", bound=BaseModel)
 
 
+BEFORE_ALL = UUID(int=0)  # the `after` of the first page
+
+
 class PageParameters(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
