@@ -6,6 +6,7 @@ import platform
 import shutil
 import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -30,22 +31,23 @@ def main(options: Namespace) -> None:
             sys.exit("The load comes from wrk: apt install wrk, or brew install wrk.")
         os.sched_setaffinity(0, OTHERS)  # whatever this process starts has these, too
         with running() as bench:
-            results = measure_all(bench, options)
-        (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+            results: dict[str, Any] = {}
+            for part in measure_all(bench, options):
+                results |= part  # kept part by part, since it takes long
+                (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     page.write(folder)
     print(folder / "README.md")
 
 
-def measure_all(bench: Bench, options: Namespace) -> dict[str, Any]:
+def measure_all(bench: Bench, options: Namespace) -> Iterator[dict[str, Any]]:
     servers = [bench.start(name) for name in NAMES]
     bench.log_in(servers[0])
-    return {
-        "about": describe(bench, options),
-        "own": own.measure_all(bench, with_suite=options.suite),
-        "rounds": measure_rounds(bench, servers, options.rounds, options.seconds),
-        "scaling": measure_scaling(bench, servers, options.rounds, options.seconds),
-        "growth": growth.measure_all(bench, options.seconds, options.rows, options.requests),
-    }
+    rounds, seconds = options.rounds, options.seconds
+    yield {"about": describe(bench, options)}
+    yield {"rounds": measure_rounds(bench, servers, rounds, seconds)}
+    yield {"scaling": measure_scaling(bench, servers, rounds, seconds)}
+    yield {"growth": growth.measure_all(bench, seconds, options.rows, options.requests)}
+    yield {"own": own.measure_all(bench, with_suite=options.suite)}
 
 
 def describe(bench: Bench, options: Namespace) -> dict[str, Any]:
