@@ -103,38 +103,28 @@ def describe(about: dict[str, Any]) -> str:
 def describe_ratios(results: Results) -> str:
     rows: list[list[object]] = []
     for work in WORKS:
-        rate = results.ratio("keel", work.name, 20)
-        reached = "" if work.goal is None or rate is None else rate >= work.goal
+        part = results.ratio("keel", work.name, 20, base="framed")
+        reached = "" if work.goal is None or part is None else part >= work.goal
         rows.append(
             [
                 work.name,
                 work.goal or "",
-                rate,
-                {True: "yes", False: "**no**"}.get(bool(reached)) if reached != "" else "",
-                results.ratio("keel", work.name, 20, "cpu"),
-                results.ratio("keel", work.name, 1),
-                results.ratio("keel", work.name, 100),
-                results.ratio("keel", work.name, 20, base="framed"),
+                part,
+                {"": "", True: "yes", False: "**no**"}[reached],
                 results.ratio("keel", work.name, 20, "cpu", "framed"),
+                results.ratio("keel", work.name, 1, base="framed"),
+                results.ratio("keel", work.name, 100, base="framed"),
+                results.ratio("keel", work.name, 20),
+                results.ratio("keel", work.name, 20, "cpu"),
                 results.ratio("plain", work.name, 20),
             ]
         )
-    header = [
-        "work",
-        "goal",
-        "keel",
-        "reached",
-        "by CPU",
-        "at 1",
-        "at 100",
-        "of framed",
-        "by CPU",
-        "plain",
-    ]
+    header = ["work", "goal", "framed", "reached", "CPU", "at 1", "at 100", "floor", "CPU", "plain"]
     note = (
-        "The rate as a part of the floor's, at 20 connections unless the column says otherwise. "
-        "*By CPU* is the floor's processor time per request as a part of keel's, which no other "
-        "core limits; *of framed* is the rate as a part of that of the framed floor."
+        "The rate of keel as a part of the framed floor's, which does the same work, and then of "
+        "the bare floor's, at 20 connections unless the column says otherwise; last, what plain "
+        "has of the bare floor's. *CPU* compares the processor time per request instead, which "
+        "depends on no other core."
     )
     return f"## Parts of the floor's rate\n\n{note}\n\n{table(header, rows)}"
 
@@ -232,20 +222,24 @@ def describe_own(seconds: dict[str, float]) -> str:
     return f"## The template's own speed\n\n{table(['what', 'seconds'], rows)}"
 
 
-COLORS = {"keel": "#2563eb", "plain": "#94a3b8"}
+BARS = [
+    ("of the framed floor", "keel", "framed", "#2563eb"),
+    ("of the bare floor", "keel", "floor", "#93c5fd"),
+    ("plain, of the bare floor", "plain", "floor", "#94a3b8"),
+]
 
 
 def draw(results: Results) -> str:
     """Draw a bar per kind of work and server, and a line at each goal."""
-    left, width, height = 80, 600, 40
+    left, width, height = 80, 600, 54
     bottom = 50 + height * len(WORKS)
     shapes = [f'<rect width="{left + width + 60}" height="{bottom + 30}" fill="#fff"/>']
-    for number, (name, color) in enumerate(COLORS.items()):
-        x = left + 90 * number
+    for number, (name, _, _, color) in enumerate(BARS):
+        x = left + 170 * number
         shapes.append(f'<rect x="{x}" y="18" width="12" height="12" fill="{color}"/>')
         shapes.append(f'<text x="{x + 18}" y="28">{name}</text>')
-    shapes.append(f'<path d="M{left + 184} 16v16" stroke="#dc2626" stroke-width="2"/>')
-    shapes.append(f'<text x="{left + 194}" y="28">goal</text>')
+    shapes.append(f'<path d="M{left + 544} 16v16" stroke="#dc2626" stroke-width="2"/>')
+    shapes.append(f'<text x="{left + 554}" y="28">goal</text>')
     for tenth in range(0, 11, 2):
         x = left + width * tenth / 10
         shapes.append(f'<path d="M{x} 44V{bottom}" stroke="#e2e8f0"/>')
@@ -253,16 +247,16 @@ def draw(results: Results) -> str:
         shapes.append(f'<text x="{x}" y="{bottom + 18}" text-anchor="middle">{label}</text>')
     for number, work in enumerate(WORKS):
         y = 50 + height * number
-        shapes.append(f'<text x="{left - 10}" y="{y + 20}" text-anchor="end">{work.name}</text>')
-        for place, (name, color) in enumerate(COLORS.items()):
-            ratio = results.ratio(name, work.name, 20) or 0
+        shapes.append(f'<text x="{left - 10}" y="{y + 24}" text-anchor="end">{work.name}</text>')
+        for place, (_, name, base, color) in enumerate(BARS):
+            ratio = results.ratio(name, work.name, 20, base=base) or 0
             bar = f'x="{left}" y="{y + 14 * place}" width="{width * min(ratio, 1):.0f}" height="12"'
             shapes.append(f'<rect {bar} fill="{color}"/>')
             x = left + width * min(ratio, 1) + 4
             shapes.append(f'<text x="{x:.0f}" y="{y + 14 * place + 10}">{ratio:.2f}</text>')
         if work.goal:
             x = left + width * work.goal
-            shapes.append(f'<path d="M{x} {y - 3}v32" stroke="#dc2626" stroke-width="2"/>')
+            shapes.append(f'<path d="M{x} {y - 3}v46" stroke="#dc2626" stroke-width="2"/>')
     box = f'viewBox="0 0 {left + width + 60} {bottom + 30}"'
     style = 'font-family="sans-serif" font-size="12" fill="#334155"'
     body = "\n".join(shapes)
