@@ -57,9 +57,11 @@ class RequestMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                given = {name for name, _ in message["headers"]}
-                message["headers"] += [(b"x-request-id", request_id.encode())]
-                message["headers"] += [pair for pair in SECURITY_HEADERS if pair[0] not in given]
+                headers = [pair for pair in message["headers"] if pair[0] != b"x-request-id"]
+                given = {name for name, _ in headers}
+                headers.append((b"x-request-id", request_id.encode()))
+                headers += [pair for pair in SECURITY_HEADERS if pair[0] not in given]
+                message["headers"] = headers
             await send(message)
 
         try:
