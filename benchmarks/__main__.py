@@ -15,8 +15,10 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+from harness import succeed
+
 from . import HERE, growth, own, page
-from .servers import CORES, NAMES, OTHERS, Bench, Server, running, succeed
+from .servers import CORES, NAMES, OTHERS, Bench, Server, running
 from .work import WORK, WORKS, Sample, Work, measure
 
 CONNECTIONS = (1, 20, 100)

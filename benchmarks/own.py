@@ -7,9 +7,9 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 import copier
-from harness import ROOT, commit, git, render, take_snapshot
+from harness import ROOT, UV, commit, git, render, succeed, take_snapshot
 
-from .servers import UV, Bench, succeed
+from .servers import Bench
 
 SESSIONS = ("lint", "tests", "updates", "faults", "projects")
 

@@ -12,12 +12,11 @@ from tempfile import mkdtemp
 
 import httpx2
 from breakable import COMMAND, Postgres
-from harness import eventually, make_environment, render, run, take_snapshot
+from harness import UV, eventually, make_environment, render, succeed, take_snapshot
 from postgres import HOST, free_port
 
 from . import HERE
 
-UV = shutil.which("uv") or "uv"
 NAMES = ("floor", "framed", "keel", "plain")
 PACKAGE = Path("src/my_service")
 POOL = 20
@@ -27,13 +26,6 @@ OPTIONS = ("--max_connections=300", "--autovacuum=off", "--shared_buffers=256MB"
 CORES = sorted(os.sched_getaffinity(0))
 # For the load and the database. Two servers have two of their own where there are four.
 OTHERS = CORES[2:] if len(CORES) > 3 else CORES[1:] or CORES
-
-
-def succeed(project: Path, *command: str, **variables: str) -> str:
-    done = run(project, *command, **variables)
-    if done.returncode:
-        raise RuntimeError(done.stdout)
-    return done.stdout
 
 
 def prepare(folder: Path) -> Path:

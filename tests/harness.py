@@ -157,6 +157,9 @@ def make_environment(**variables: str) -> dict[str, str]:
     } | variables
 
 
+UV = shutil.which("uv") or "uv"
+
+
 def run(project: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command,
@@ -168,3 +171,10 @@ def run(project: Path, *command: str, **variables: str) -> subprocess.CompletedP
         timeout=300,
         check=False,
     )
+
+
+def succeed(project: Path, *command: str, **variables: str) -> str:
+    """Return what a command prints, or tell how it failed."""
+    done = run(project, *command, **variables)
+    assert done.returncode == 0, done.stdout
+    return done.stdout

@@ -6,9 +6,10 @@ from typing import Any
 
 import httpx2
 import pytest
+from harness import UV, succeed
 
 from benchmarks import HERE
-from benchmarks.servers import NAMES, PACKAGE, UV, Bench, Server, running, succeed
+from benchmarks.servers import NAMES, PACKAGE, Bench, Server, running
 from benchmarks.work import WORKS, Work
 
 pytestmark = pytest.mark.xdist_group("benchmarks")

@@ -22,10 +22,9 @@ import psycopg
 import pytest
 import yaml
 from breakable import Postgres
-from harness import SHAPES, eventually, make_environment, name, read, render, run
+from harness import SHAPES, UV, eventually, make_environment, name, read, render, succeed
 from postgres import HOST, free_port
 
-UV = shutil.which("uv") or "uv"
 SECRETS = {
     "APP_PASSWORD": token_hex(16),
     "AUTH_AUDIENCE": "my-service",
@@ -233,7 +232,7 @@ def test_the_image_serves_as_compose_runs_it(
     template: Path, folder: Path, python: Path, cluster: Cluster, shape: dict[str, str]
 ) -> None:
     project = render(template, folder / "project", **shape)
-    assert run(project, UV, "lock").returncode == 0
+    succeed(project, UV, "lock")
     image = Image(project, folder, python)
     assert not list(image.root.rglob("pytest")), "it has development dependencies"
     assert not list(image.root.rglob("uv")), "it has uv"

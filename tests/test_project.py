@@ -22,6 +22,7 @@ from harness import (
     CONFIG,
     ROWS,
     SHAPES,
+    UV,
     commit,
     eventually,
     git,
@@ -30,16 +31,9 @@ from harness import (
     read_section,
     render,
     run,
+    succeed,
 )
 from postgres import free_port, running
-
-UV = shutil.which("uv") or "uv"
-
-
-def succeed(project: Path, *command: str, **variables: str) -> str:
-    done = run(project, *command, **variables)
-    assert done.returncode == 0, done.stdout
-    return done.stdout
 
 
 @pytest.fixture
