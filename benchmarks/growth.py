@@ -92,7 +92,7 @@ def explain(bench: Bench, server: Server, page: Work) -> str:
 
 
 def measure_routes(bench: Bench, seconds: int) -> dict[str, Any]:
-    """Compare a service with one that has five hundred routes in front of the measured one."""
+    """Compare a service with one that has fifty features in front, ten routes in each."""
     servers = {"0": bench.start("keel"), "500": bench.start("keel", BENCHMARK_ROUTES="500")}
     cases = {name: (server, WORK["claims"]) for name, server in servers.items()}
     compared = compare(cases, bench, seconds)

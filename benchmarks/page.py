@@ -195,7 +195,7 @@ def describe_growth(growth: dict[str, Any]) -> str:
 
 {plans}
 
-**Routes.** In front of the measured one:
+**Routes.** In front of the measured one, ten in a feature:
 
 {table(["routes", "ratio", "/s", "µs"], compared(routes))}
 

@@ -36,8 +36,8 @@ def prepare(folder: Path) -> Path:
     app = project / PACKAGE / "app.py"
     text = app.read_text()
     for place, line in {
-        "# Yours: imports\n": "from .extension import router as extension\n",
-        "    # Yours: routers\n": '    app.include_router(extension, prefix="/v1")\n',
+        "# Yours: imports\n": "from .extension import add_extension\n",
+        "    # Yours: routers\n": "    add_extension(app)\n",
     }.items():
         text = text.replace(place, place + line)
     app.write_text(text)

@@ -1,13 +1,14 @@
 from uuid import UUID
 
-from fastapi import APIRouter, status
+from fastapi import status
 
 from ..pagination import Page, PageQuery, PageRead
+from ..routing import Router
 from .dependencies import ItemServiceDep
 from .models import Item
 from .schemas import ItemCreate, ItemRead, ItemUpdate
 
-router = APIRouter(prefix="/items", tags=["items"])
+router = Router(prefix="/items", tags=["items"])
 
 
 @router.get("", response_model=PageRead[ItemRead])

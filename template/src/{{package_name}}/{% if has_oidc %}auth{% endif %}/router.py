@@ -1,13 +1,14 @@
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 
+from ..routing import Router
 from ..settings import AuthSettings
 from .dependencies import CurrentPrincipal, bearer
 from .provider import discovery_url
 from .schemas import Principal, PrincipalRead
 
-router = APIRouter(prefix="/auth", tags=["auth"])
+router = Router(prefix="/auth", tags=["auth"])
 
 
 @router.get("/me", response_model=PrincipalRead)

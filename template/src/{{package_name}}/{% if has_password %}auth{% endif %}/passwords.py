@@ -29,8 +29,9 @@ class Passwords:
 
     def __init__(self, hasher: PasswordHasher = OWASP) -> None:
         self._hasher = hasher
-        # A container may have fewer processors than it sees.
-        self._limiter = CapacityLimiter(min(4, os.cpu_count() or 1))
+        # One processor is for the event loop, which is four times as late without it. A container
+        # may have fewer processors than it sees.
+        self._limiter = CapacityLimiter(max(1, min(4, (os.cpu_count() or 1) - 1)))
         self._nobody = hasher.hash(token_hex())
 
     async def hash(self, password: Secret[str]) -> str:

@@ -1,9 +1,10 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, FastAPI, Form, status
+from fastapi import FastAPI, Form, status
 
 from ..pagination import Page, PageQuery, PageRead
+from ..routing import Router
 from ..settings import AuthSettings
 from .dependencies import AuthServiceDep, ClientAddress, CurrentUser, UserServiceDep
 from .models import User
@@ -19,8 +20,8 @@ from .schemas import (
     UserRead,
 )
 
-router = APIRouter(prefix="/auth", tags=["auth"])
-sign_up_router = APIRouter(prefix="/auth", tags=["auth"])
+router = Router(prefix="/auth", tags=["auth"])
+sign_up_router = Router(prefix="/auth", tags=["auth"])
 
 
 @sign_up_router.post("/users", response_model=UserRead, status_code=status.HTTP_201_CREATED)

@@ -179,8 +179,7 @@ class AuthService:
         """Return the active user whose access token this is, or raise `InvalidToken`."""
         claims = self._tokens.verify(token)
         key = {"user_id": claims.user_id, "session_id": claims.session_id}
-        async with self._database.connect() as connection:
-            found = (await connection.execute(FIND_CALLER, key)).one_or_none()
+        found = await self._database.read_row(FIND_CALLER, key)
         if found is None:
             # A reader that lags behind may not know the session yet.
             async with self._database.write() as session:
