@@ -4,13 +4,13 @@ import asyncio
 import os
 from time import perf_counter
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 from .auth.dependencies import TokenClaims
 from .auth.tokens import Claims
 from .routing import Router
 
-router = Router()
+router = APIRouter()
 
 
 def add_extension(app: FastAPI) -> None:

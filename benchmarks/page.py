@@ -22,6 +22,7 @@ measured in turn, and each figure is the median of the rounds; a round with an e
 
     uvx nox -s benchmarks               # measures for an hour, and writes this page; needs wrk (apt install wrk)
     uvx nox -s benchmarks -- --quick    # shows that it works, and writes a page elsewhere
+    uvx nox -s benchmarks -- --suite    # adds what the template's own tests take
     uvx nox -s benchmarks -- --page     # writes this page anew, after findings.md was edited
 """
 
@@ -72,7 +73,7 @@ def write(folder: Path) -> None:
         describe_crowd(results),
         describe_scaling(data["scaling"], data["about"]["cores"]),
         describe_growth(data["growth"]),
-        describe_own(data["own"]),
+        describe_own(data["own"] | data.get("suite", {})),
         (HERE / "findings.md").read_text(),
     ]
     (folder / "README.md").write_text("\n\n".join(part.strip() for part in parts) + "\n")

@@ -6,10 +6,10 @@ from starlette.types import Scope
 
 
 class Router(APIRouter):
-    """Passed by when its prefix is not in the path, with which all its paths begin.
+    """Refuses at once a path without its prefix: FastAPI would compare it with each of its routes.
 
-    FastAPI would compare the path with each of its routes, 4 µs each: 500 in front of the one that
-    is asked for make it six times as slow.
+    Of 500 routes in 50 features, the last one is four times as fast for it. Not for `mount`, `host`
+    and `add_route`, which ignore the prefix: use an `APIRouter`.
     """
 
     # fastapi/fastapi#16159 may make this superfluous.

@@ -29,8 +29,8 @@ class Passwords:
 
     def __init__(self, hasher: PasswordHasher = OWASP) -> None:
         self._hasher = hasher
-        # One processor is for the event loop, which is four times as late without it. A container
-        # may have fewer processors than it sees.
+        # One processor is left to the event loop, which is four times as late without it. Four at
+        # most, since a container may have fewer than it sees.
         self._limiter = CapacityLimiter(max(1, min(4, (os.cpu_count() or 1) - 1)))
         self._nobody = hasher.hash(token_hex())
 
