@@ -80,10 +80,19 @@ def name(answers: dict[str, str]) -> str:
     return "-".join(value[:9] for value in answers.values())
 
 
+# What the tests leave in the template, since they import and lint some of it where it lies.
+CACHES = ("__pycache__", ".ruff_cache", ".pytest_cache")
+SOURCES = [
+    path
+    for path in (ROOT / "template").rglob("*")
+    if path.is_file() and not set(CACHES).intersection(path.parts)
+]
+
+
 def take_snapshot(folder: Path) -> Path:
     """Copy what copier reads, as it lies here: committed or not."""
     shutil.copy(ROOT / "copier.yml", folder)
-    ignore = shutil.ignore_patterns("__pycache__", ".ruff_cache", ".pytest_cache")
+    ignore = shutil.ignore_patterns(*CACHES)
     shutil.copytree(ROOT / "template", folder / "template", ignore=ignore)
     return folder
 

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 import yaml
-from harness import CONFIG, QUESTIONS, ROOT, ROWS, render
+from harness import CONFIG, QUESTIONS, ROOT, ROWS, SOURCES, render
 from jinja2 import Environment, nodes
 
-SOURCES = [path for path in (ROOT / "template").rglob("*") if path.is_file()]
 VARIABLES = [*QUESTIONS, *(name for name in CONFIG if name.startswith("has_"))]
 Condition = tuple[str, int, str]
 

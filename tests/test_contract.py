@@ -4,10 +4,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from harness import CONFIG, QUESTIONS, ROOT, list_releases
+from harness import CONFIG, QUESTIONS, ROOT, SOURCES, list_releases
 from jinja2 import Environment, StrictUndefined, meta
 
-SOURCES = [path for path in (ROOT / "template").rglob("*") if path.is_file()]
 TEMPLATES = {path: path.read_text() for path in SOURCES if path.suffix == ".jinja"}
 
 
