@@ -21,6 +21,7 @@ from . import HERE, growth, own, page
 from .servers import CORES, NAMES, OTHERS, Bench, Server, running
 from .work import WORK, WORKS, Sample, Work, measure
 
+RESULTS = "results.json"
 CONNECTIONS = (1, 20, 100)
 PACKAGES = ("fastapi", "starlette", "uvicorn", "uvloop", "httptools", "pydantic", "sqlalchemy")
 PACKAGES += ("asyncpg", "pyjwt", "argon2-cffi", "structlog")
@@ -28,22 +29,23 @@ PACKAGES += ("asyncpg", "pyjwt", "argon2-cffi", "structlog")
 
 def main(options: Namespace) -> None:
     folder = Path(mkdtemp(prefix="benchmarks-")) if options.quick else HERE
-    results: dict[str, Any]
     if options.suite:
-        results = json.loads((folder / "results.json").read_text())
-        results["suite"] = own.measure_suite()
-        (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+        keep(folder, json.loads((folder / RESULTS).read_text()) | {"suite": own.measure_suite()})
     elif not options.page:
         if not shutil.which("wrk"):
             sys.exit("The load comes from wrk: apt install wrk, or brew install wrk.")
         os.sched_setaffinity(0, OTHERS)  # whatever this process starts has these, too
         with running() as bench:
-            results = {}
+            results: dict[str, Any] = {}
             for part in measure_all(bench, options):
                 results |= part  # kept part by part, since it takes long
-                (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+                keep(folder, results)
     page.write(folder)
     print(folder / "README.md")
+
+
+def keep(folder: Path, results: dict[str, Any]) -> None:
+    (folder / RESULTS).write_text(json.dumps(results, indent=1) + "\n")
 
 
 def measure_all(bench: Bench, options: Namespace) -> Iterator[dict[str, Any]]:
