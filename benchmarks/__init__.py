@@ -8,5 +8,5 @@ HERE = Path(__file__).parent
 # What the tests share: the renderer of projects, and the PostgreSQL that comes from a wheel.
 sys.path += [
     str(HERE.parent / "tests"),
-    str(HERE.parent / "template" / "{% if has_database %}dev{% endif %}"),
+    str(HERE.parent / "template" / "{{has.database}}" / "dev"),
 ]

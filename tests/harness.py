@@ -1,6 +1,7 @@
 """Renders projects through copier's public API, and runs their commands."""
 
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -12,7 +13,7 @@ from typing import Any
 
 import copier
 import yaml
-from jinja2 import Environment
+from jinja2 import Environment, StrictUndefined
 
 ROOT = Path(__file__).parents[1]
 CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "copier.yml").read_text())
@@ -21,6 +22,12 @@ QUESTIONS = {
     for name, question in CONFIG.items()
     if not name.startswith("_") and question.get("when") is not False
 }
+
+
+# Jinja as copier sets it up for the template, with the filters that copier adds.
+JINJA = Environment(autoescape=True, **CONFIG["_envops"] | {"undefined": StrictUndefined})
+JINJA.filters |= dict.fromkeys(("fileglob", "regex_replace", "regex_search", "to_nice_yaml"), str)
+LAYER = re.compile(r"\{\{has\.(\w+)\}\}/")
 
 
 def list_values(question: str) -> list[str]:
@@ -33,7 +40,7 @@ def is_possible(answers: dict[str, str]) -> bool:
     for question, answer in answers.items():
         choices = QUESTIONS.get(question, {}).get("choices", {}).values()
         for choice in (choice for choice in choices if isinstance(choice, dict)):
-            refusal = Environment(autoescape=True).from_string(choice["validator"])
+            refusal = JINJA.from_string(choice["validator"])
             if choice["value"] == answer and refusal.render(answers):
                 return False
     return True

@@ -1,15 +1,15 @@
 """Every condition in a path or a text of the template is seen both true and false by the rows."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import yaml
-from harness import CONFIG, QUESTIONS, ROOT, ROWS, SOURCES, render
-from jinja2 import Environment, nodes
+from harness import JINJA, LAYER, QUESTIONS, ROOT, ROWS, SOURCES, render
+from jinja2 import nodes
 
-VARIABLES = [*QUESTIONS, *(name for name in CONFIG if name.startswith("has_"))]
 Condition = tuple[str, int, str]
 
 
@@ -19,18 +19,31 @@ def contexts(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     template = tmp_path_factory.mktemp("context")
     (template / "template").mkdir()
     (template / "copier.yml").write_text((ROOT / "copier.yml").read_text())
-    lines = "\n".join(f"{name}: {{{{ {name} | tojson }}}}" for name in VARIABLES)
+    lines = "\n".join(f"{name}: {{{{ {name} | tojson }}}}" for name in [*QUESTIONS, "has"])
     (template / "template" / "context.yml.jinja").write_text(lines)
     projects = [render(template, template / str(number), **row) for number, row in enumerate(ROWS)]
     return [yaml.safe_load((project / "context.yml").read_text()) for project in projects]
 
 
+def decide(test: nodes.Node, context: dict[str, Any]) -> bool:
+    match test:
+        case nodes.And():
+            return decide(test.left, context) and decide(test.right, context)
+        case nodes.Not():
+            return not decide(test.node, context)
+        case nodes.Getattr(node=nodes.Name(name="has")):
+            return bool(context["has"][test.attr])
+        case nodes.Name():
+            return bool(context[test.name])
+    raise AssertionError(f"{test} asks for more than flags")
+
+
 def walk(where: str, node: nodes.Node, context: dict[str, Any]) -> Iterator[tuple[Condition, bool]]:
     """Go where the rendering goes, and yield each condition on the way with its outcome."""
+    if isinstance(node, nodes.If | nodes.CondExpr):
+        outcome = decide(node.test, context)
+        yield (where, node.lineno, str(node.test)), outcome
     if isinstance(node, nodes.If):
-        assert isinstance(node.test, nodes.Name), f"{where}:{node.lineno} asks for more than a flag"
-        outcome = bool(context[node.test.name])
-        yield (where, node.lineno, node.test.name), outcome
         taken: list[nodes.Node] = [*node.body] if outcome else [*node.elif_[:1], *node.else_]
         if not outcome and node.elif_:
             # Jinja keeps `elif`s in a list, and what follows them with the first `if`.
@@ -38,24 +51,26 @@ def walk(where: str, node: nodes.Node, context: dict[str, Any]) -> Iterator[tupl
             taken = [rest.set_lineno(node.elif_[0].lineno)]
         for child in taken:
             yield from walk(where, child, context)
-        return
-    assert not isinstance(node, nodes.CondExpr), f"{where}:{node.lineno} has a condition in a line"
-    for child in node.iter_child_nodes():
-        yield from walk(where, child, context)
+    elif isinstance(node, nodes.TemplateData):
+        for mark in re.finditer(r"  # if (not )?has\.(\w+)$", node.data, re.MULTILINE):
+            line = node.lineno + node.data[: mark.start()].count("\n")
+            yield (where, line, mark[0]), bool(context["has"][mark[2]]) != bool(mark[1])
+    else:
+        for child in node.iter_child_nodes():
+            yield from walk(where, child, context)
 
 
 def test_each_condition_is_seen_both_ways(contexts: list[dict[str, Any]]) -> None:
-    environment = Environment(autoescape=True)
     outcomes: defaultdict[Condition, set[bool]] = defaultdict(set)
     for path in SOURCES:
         name = path.relative_to(ROOT).as_posix()
-        texts = {"its path": name} | (
-            {"its text": path.read_text()} if path.suffix == ".jinja" else {}
-        )
-        for where, text in ((f"{name}, {part}", text) for part, text in texts.items()):
-            tree = environment.parse(text)
-            for context in contexts:
-                for condition, outcome in walk(where, tree, context):
+        layers = LAYER.findall(name)
+        for context in contexts:
+            there = all(context["has"][layer] for layer in layers)
+            for layer in layers:
+                outcomes[name, 0, layer].add(bool(context["has"][layer]))
+            if there and path.suffix == ".jinja":
+                for condition, outcome in walk(name, JINJA.parse(path.read_text()), context):
                     outcomes[condition].add(outcome)
     assert len(outcomes) > 100
     half = {condition: seen for condition, seen in outcomes.items() if len(seen) == 1}

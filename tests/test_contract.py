@@ -4,10 +4,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-from harness import CONFIG, QUESTIONS, ROOT, SOURCES, list_releases
-from jinja2 import Environment, StrictUndefined, meta
+from harness import CONFIG, JINJA, LAYER, QUESTIONS, ROOT, SOURCES, list_releases
+from jinja2 import meta
 
 TEMPLATES = {path: path.read_text() for path in SOURCES if path.suffix == ".jinja"}
+# An optional line ends in a mark; more lines stand between tags.
+MARK = re.compile(r"\S  # if (?:not )?has\.(\w+)$", re.MULTILINE)
+TAG = re.compile(r" *#: (?:if|elif) (.+)|^ *#: (?:else|endif|raw|endraw|endfilter|set .+)")
+MARKED = "#: filter regex_replace(unchosen, '')\n"
 
 
 def name(path: Path) -> str:
@@ -27,8 +31,6 @@ def test_trust_is_never_needed() -> None:
     assert not CONFIG.keys() & {"_tasks", "_migrations", "_jinja_extensions"}
 
 
-# Filters that copier adds to Jinja's, from jinja2-ansible-filters.
-FILTERS = ("fileglob", "regex_replace", "regex_search", "to_nice_yaml")
 # What copier itself defines.
 BUILT_IN = {"_copier_answers", "_copier_conf", "_copier_operation", "range", "namespace"}
 # Questions of older versions, whose answers the default of another one still reads.
@@ -43,9 +45,7 @@ def find_names(value: Any) -> set[str]:
             return set[str]().union(*map(find_names, value.values()))
         case list():
             return set[str]().union(*map(find_names, value))
-    environment = Environment(autoescape=True)
-    environment.filters |= dict.fromkeys(FILTERS, str)
-    return meta.find_undeclared_variables(environment.parse(str(value))) - BUILT_IN - RENAMED
+    return meta.find_undeclared_variables(JINJA.parse(str(value))) - BUILT_IN - RENAMED
 
 
 def test_each_name_is_declared_and_each_declaration_used() -> None:
@@ -71,8 +71,7 @@ def test_a_question_asks_only_for_those_above_it() -> None:
 
 
 def test_seeds_are_the_same_for_update_and_recopy_and_none_while_nothing_is_defined() -> None:
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
-    seeds = [environment.from_string(pattern) for pattern in CONFIG["_exclude"]]
+    seeds = [JINJA.from_string(pattern) for pattern in CONFIG["_exclude"]]
     assert [seed.render().strip() for seed in seeds] == [""] * len(seeds)
     on_update = [seed.render(_copier_operation="update").strip() for seed in seeds]
     assert on_update == CONFIG["_skip_if_exists"]
@@ -112,7 +111,7 @@ EXTENSION_POINTS = {
 def test_extension_points_are_api() -> None:
     found: dict[str, list[str]] = {}
     for path in SOURCES:
-        rendered = re.sub(r"{%.*?%}", "", path.relative_to(ROOT / "template").as_posix())
+        rendered = LAYER.sub("", path.relative_to(ROOT / "template").as_posix())
         if points := re.findall(r"^ *# Yours: (.+)$", path.read_text(), re.MULTILINE):
             # Variants of a file have the same points.
             known = found.setdefault(rendered.removesuffix(".jinja"), points)
@@ -140,35 +139,37 @@ def test_an_undefined_name_is_an_error() -> None:
     assert CONFIG["_envops"]["undefined"] == "jinja2.StrictUndefined"
 
 
-def test_a_tag_stands_alone_on_its_line_and_keeps_blank_lines() -> None:
+FLAGS = set(re.findall(r"^(\w+):", CONFIG["has"]["default"], re.MULTILINE))
+
+
+def test_a_tag_stands_alone_on_its_line() -> None:
     for path, text in TEMPLATES.items():
-        for line in text.splitlines():
-            if "{%" in line:
-                assert re.fullmatch(r"\{% (if [a-z_]+|elif [a-z_]+|else|endif) %\}", line), name(
-                    path
-                )
+        for line in text.removeprefix(MARKED).splitlines():
+            if "#: " in line:
+                assert (tag := TAG.fullmatch(line)), f"{name(path)}: {line}"
+                assert re.fullmatch(r"(not )?has\.\w+( and (not )?has\.\w+)*|description|None", str(tag[1]))
 
 
-def test_at_most_a_tenth_of_a_python_file_is_tags() -> None:
-    shares = {
-        name(path): sum("{%" in line for line in text.splitlines()) / len(text.splitlines())
-        for path, text in TEMPLATES.items()
-        if path.name.endswith(".py.jinja")
-    }
-    assert shares
-    assert {path: share for path, share in shares.items() if share > 0.1} == {}
+def test_a_mark_is_of_a_flag_and_in_a_file_that_takes_it_out() -> None:
+    for path, text in TEMPLATES.items():
+        marks = MARK.findall(text)
+        assert text.count("# if ") == len(marks), name(path)
+        assert set(marks) <= FLAGS, name(path)
+        assert bool(marks) == text.startswith(MARKED) == text.endswith("\n#: endfilter\n"), name(path)
 
 
 def test_paths_suit_every_system_and_only_ask_for_flags() -> None:
-    flags = {
-        key for key, value in CONFIG.items() if key.startswith("has_") and value["type"] == "bool"
-    }
     for path in SOURCES:
         assert len(name(path)) <= 140
         assert not set(name(path)) & set('"<>:|?*\\')
-        assert set(re.findall(r"\{% if (.+?) %\}", name(path))) <= flags
+        where = LAYER.sub("", name(path).removeprefix("template/"))
+        assert set(LAYER.findall(name(path))) <= FLAGS
+        assert set(re.findall(r"\{\{(.+?)\}\}", where)) <= {
+            "package_name",
+            "_copier_conf.answers_file",
+        }
 
 
 def test_python_without_answers_has_no_suffix() -> None:
     for path, text in TEMPLATES.items():
-        assert "{{" in text or "{%" in text, name(path)
+        assert "{{" in text or "#: " in text, name(path)

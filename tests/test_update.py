@@ -300,9 +300,10 @@ def test_a_new_question_keeps_what_projects_have(releases: Path, tmp_path: Path)
         "  default: \"{{ 'redis' if answers_version >= 2 else 'none' }}\"\n\n"
     )
     config = config.replace("default: 1\n  ask: false", "default: 2\n  ask: false")
-    config = config.replace("# ─── Derived", question + "# ─── Derived")
+    config = config.replace("# ─── What was", question + "# ─── What was")
     (template / "copier.yml").write_text(config)
-    used = template / "template" / "{% if cache == 'redis' %}cache.txt{% endif %}"
+    used = template / "template" / "{{ '.' if cache == 'redis' else '' }}" / "cache.txt"
+    used.parent.mkdir()
     used.write_text("redis\n")
     commit(template, "Ask another question")
     git(template, "tag", "v9002.0.0")
