@@ -29,6 +29,8 @@ def decide(test: nodes.Node, context: dict[str, Any]) -> bool:
     match test:
         case nodes.And():
             return decide(test.left, context) and decide(test.right, context)
+        case nodes.Or():
+            return decide(test.left, context) or decide(test.right, context)
         case nodes.Not():
             return not decide(test.node, context)
         case nodes.Getattr(node=nodes.Name(name="has")):
@@ -52,9 +54,9 @@ def walk(where: str, node: nodes.Node, context: dict[str, Any]) -> Iterator[tupl
         for child in taken:
             yield from walk(where, child, context)
     elif isinstance(node, nodes.TemplateData):
-        for mark in re.finditer(r"  # if (not )?has\.(\w+)$", node.data, re.MULTILINE):
+        for mark in re.finditer(r"  # if (.+)$", node.data, re.MULTILINE):
             line = node.lineno + node.data[: mark.start()].count("\n")
-            yield (where, line, mark[0]), bool(context["has"][mark[2]]) != bool(mark[1])
+            yield (where, line, mark[0]), bool(JINJA.compile_expression(mark[1])(context))
     else:
         for child in node.iter_child_nodes():
             yield from walk(where, child, context)
