@@ -13,7 +13,9 @@ FLAGS = set(re.findall(r"^(\w+):", CONFIG["has"]["default"], re.MULTILINE))
 FLAG = rf"(?:not )?has\.(?:{'|'.join(FLAGS)})"
 CONDITION = rf"{FLAG}(?: and {FLAG})*|{FLAG}(?: or {FLAG})*"
 MARK = re.compile(rf"\S  # if (?:{CONDITION})$", re.MULTILINE)
-TAG = re.compile(rf" *#: (?:(?:if|elif) (?:{CONDITION}|description)|else|endif|raw|endraw|endfilter|set .+)")
+TAG = re.compile(
+    rf" *#: (?:(?:if|elif) (?:{CONDITION}|description)|else|endif|raw|endraw|endfilter|set .+)"
+)
 MARKED = "#: filter regex_replace(unchosen, '')\n"
 
 
@@ -153,7 +155,9 @@ def test_a_mark_is_of_a_flag_and_in_a_file_that_takes_it_out() -> None:
     for path, text in TEMPLATES.items():
         marks = MARK.findall(text)
         assert text.count("# if ") == len(marks), name(path)
-        assert bool(marks) == text.startswith(MARKED) == text.endswith("\n#: endfilter\n"), name(path)
+        assert bool(marks) == text.startswith(MARKED) == text.endswith("\n#: endfilter\n"), name(
+            path
+        )
 
 
 def test_paths_suit_every_system_and_only_ask_for_flags() -> None:
