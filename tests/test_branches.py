@@ -62,6 +62,17 @@ def walk(where: str, node: nodes.Node, context: dict[str, Any]) -> Iterator[tupl
             yield from walk(where, child, context)
 
 
+def test_a_path_has_one_source(contexts: list[dict[str, Any]]) -> None:
+    for context in contexts:
+        names = [path.relative_to(ROOT / "template").as_posix() for path in SOURCES]
+        there = [
+            LAYER.sub("", name).removesuffix(".jinja")
+            for name in names
+            if all(context["has"][layer] for layer in LAYER.findall(name))
+        ]
+        assert len(there) == len(set(there))
+
+
 def test_each_condition_is_seen_both_ways(contexts: list[dict[str, Any]]) -> None:
     outcomes: defaultdict[Condition, set[bool]] = defaultdict(set)
     for path in SOURCES:

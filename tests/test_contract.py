@@ -1,5 +1,6 @@
 """What the sources of the template promise, read without rendering them."""
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,12 @@ def test_a_mark_is_of_a_flag_and_in_a_file_that_takes_it_out() -> None:
         assert bool(marks) == text.startswith(MARKED) == text.endswith("\n#: endfilter\n"), name(
             path
         )
+
+
+def test_a_template_of_python_is_python() -> None:
+    for path, text in TEMPLATES.items():
+        if "/src/" in name(path) and path.name.endswith(".py.jinja"):
+            ast.parse(text, name(path))
 
 
 def test_paths_suit_every_system_and_only_ask_for_flags() -> None:
