@@ -54,7 +54,7 @@ def faults(session: nox.Session) -> None:
 @nox.session
 def projects(session: nox.Session) -> None:
     """Render projects, and run their checks, their tests, their servers and their images."""
-    run(session, "pytest", "--numprocesses=2", *PROJECTS)
+    run(session, "pytest", "--numprocesses=2", "--dist=loadgroup", *PROJECTS)
 
 
 @nox.session(default=False)

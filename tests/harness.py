@@ -6,14 +6,16 @@ import shutil
 import subprocess
 import time
 import tomllib
-from collections.abc import Callable
-from itertools import combinations, product
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import copier
+import pytest
 import yaml
-from jinja2 import Environment, StrictUndefined
+from covertable import make
+from jinja2 import Environment, Undefined, meta
 
 ROOT = Path(__file__).parents[1]
 CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "copier.yml").read_text())
@@ -25,9 +27,14 @@ QUESTIONS = {
 
 
 # Jinja as copier sets it up for the template, with the filters that copier adds.
-JINJA = Environment(autoescape=True, **CONFIG["_envops"] | {"undefined": StrictUndefined})
+JINJA = Environment(autoescape=True, **CONFIG["_envops"] | {"undefined": Undefined})
 JINJA.filters |= dict.fromkeys(("fileglob", "regex_replace", "regex_search", "to_nice_yaml"), str)
 LAYER = re.compile(r"\{\{has\.(\w+)\}\}/")
+
+
+def find_names(text: str) -> set[str]:
+    """Find the variables that a Jinja text asks for."""
+    return meta.find_undeclared_variables(JINJA.parse(text))
 
 
 def list_values(question: str) -> list[str]:
@@ -35,56 +42,124 @@ def list_values(question: str) -> list[str]:
     return [choice["value"] if isinstance(choice, dict) else choice for choice in choices]
 
 
-def is_possible(answers: dict[str, str]) -> bool:
-    """Ask the validators of the choices, as copier does, so far as their questions are answered."""
-    for question, answer in answers.items():
-        choices = QUESTIONS.get(question, {}).get("choices", {}).values()
-        for choice in (choice for choice in choices if isinstance(choice, dict)):
-            refusal = JINJA.from_string(choice["validator"])
-            if choice["value"] == answer and refusal.render(answers):
-                return False
-    return True
-
-
-SHORT = {"project_name": "X"}
-LONG = {
-    "project_name": "A Service’s Name – as Long as the Template × Accepts Names 🚀",
-    "project_slug": "a-service-whose-slug-is-as-long-as-will-be-allowed",
-    "package_name": "a_package_whose_name_is_as_long_as_may_b",
-    "description": 'Says "hello" to C:\\, {{ braces }}, {# hashes #}, ünïcödé, 🚀, # % $HOME \'',
+CHOICES = {name: list_values(name) for name in QUESTIONS if "choices" in QUESTIONS[name]}
+# The questions on which each flag depends.
+FLAGS = {
+    flag: find_names(condition) & CHOICES.keys()
+    for flag, condition in re.findall(r"^(\w+): (.+)$", CONFIG["has"]["default"], re.MULTILINE)
 }
 
-CHOICES = {name: list_values(name) for name in QUESTIONS if "choices" in QUESTIONS[name]}
-# Every combination of what shapes the code.
-SHAPES = [
-    shape
-    for database, auth in product(CHOICES["database"], CHOICES["auth"])
-    if is_possible(shape := {"database": database, "auth": auth})
+
+class Constraint:
+    """The validator of a choice, which refuses the value beside some values of other questions."""
+
+    def __init__(self, question: str, value: str, validator: str) -> None:
+        self.question = question
+        self.value = value
+        self.questions = {question} | find_names(validator)
+        self.validator = JINJA.from_string(validator)
+
+    def allows(self, answers: Mapping[str, str]) -> bool:
+        return answers[self.question] != self.value or not self.validator.render(answers)
+
+
+CONSTRAINTS = [
+    Constraint(question, choice["value"], choice["validator"])
+    for question in CHOICES
+    for choice in QUESTIONS[question]["choices"].values()
+    if isinstance(choice, dict) and "validator" in choice
 ]
-NAMES: dict[str, dict[str, str]] = {"default": {}, "short": SHORT, "long": LONG}
 
 
-def choose_rows() -> list[dict[str, str]]:
-    """Choose answers so that each possible pair of values is in a row; a new question joins."""
-    axes = CHOICES | {"names": list(NAMES)}
-    possible = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
-    pairs = [set(combinations(row.items(), 2)) for row in possible if is_possible(row)]
-    missing = set[Any]().union(*pairs)
-    rows: list[dict[str, str]] = []
-    while missing:
-        best = max(pairs, key=lambda pairs: len(pairs & missing))
-        missing -= best
-        row = dict(item for pair in best for item in pair)
-        names = NAMES[row.pop("names")]
-        rows.append({question: row[question] for question in CHOICES} | names)
-    return rows
+def is_possible(answers: Mapping[str, str]) -> bool:
+    """Ask the validators of the choices whose questions are all answered, as copier does."""
+    return all(
+        constraint.allows(answers)
+        for constraint in CONSTRAINTS
+        if constraint.questions <= answers.keys()
+    )
 
 
-ROWS = choose_rows()
+NAMES: dict[str, dict[str, str]] = {
+    "default": {},
+    "short": {"project_name": "X"},
+    "long": {
+        "project_name": "A Service’s Name – as Long as the Template × Accepts Names 🚀",
+        "project_slug": "a-service-whose-slug-is-as-long-as-will-be-allowed",
+        "package_name": "a_package_whose_name_is_as_long_as_may_b",
+        "description": (
+            'Says "hello" to C:\\, {{ braces }}, {# hashes #}, ünïcödé, 🚀, # % $HOME \''
+        ),
+    },
+}
+# For each question without choices, another answer than its default.
+OTHER = {
+    "project_name": "Quokka Mill",
+    "project_slug": "grain-grinder",
+    "package_name": "millstone",
+    "description": "Turns wheat into flour.",
+    "answers_version": "7",
+}
+
+
+def choose_rows(*questions: str, strength: int = 2) -> list[dict[str, str]]:
+    """Choose answers so that each possible pair of values of these questions is in a row.
+
+    With a strength of 1, each value is. The question `names` stands for short and long names.
+    """
+    axes = {name: (CHOICES | {"names": [*NAMES]})[name] for name in questions}
+    rows: Any = make(
+        axes,
+        strength=min(strength, len(axes)),
+        constraints=[
+            {
+                "operator": "fn",
+                "requires": [*constraint.questions],
+                "evaluate": constraint.allows,
+            }
+            for constraint in CONSTRAINTS
+            if constraint.questions <= axes.keys()
+        ],
+    )
+    return [
+        {name: row[name] for name in axes if name != "names"} | NAMES[row.get("names", "default")]
+        for row in rows
+    ]
+
+
+def get_target(source: Path) -> str:
+    """Return the path in a project, with the name of the package as a variable."""
+    path = source.relative_to(ROOT / "template").as_posix()
+    return LAYER.sub("", path).removesuffix(".jinja")
+
+
+def find_flags(source: Path) -> set[str]:
+    """Find the flags that decide whether, and how, a source is rendered."""
+    path = source.relative_to(ROOT / "template").as_posix()
+    return set(re.findall(r"\bhas\.(\w+)", f"{path}\n{source.read_text()}"))
+
+
+def find_questions(*globs: str) -> list[str]:
+    """Find the choices that decide what is rendered at these paths of a project."""
+    questions = {
+        question
+        for source in SOURCES
+        if any(fnmatch(get_target(source), glob) for glob in globs)
+        for flag in find_flags(source)
+        for question in FLAGS[flag]
+    }
+    return [question for question in CHOICES if question in questions]
 
 
 def name(answers: dict[str, str]) -> str:
     return "-".join(value[:9] for value in answers.values())
+
+
+def group(rows: list[dict[str, str]]) -> list[Any]:
+    """Make parameters of rows whose tests run in one process, so that fixtures can share work."""
+    return [
+        pytest.param(row, id=name(row), marks=pytest.mark.xdist_group(name(row))) for row in rows
+    ]
 
 
 # What the tests leave in the template, since they import and lint some of it where it lies.
@@ -94,6 +169,9 @@ SOURCES = [
     for path in (ROOT / "template").rglob("*")
     if path.is_file() and not set(CACHES).intersection(path.parts)
 ]
+ROWS = choose_rows(*CHOICES, "names")
+# What nobody is asked for: the first value of each choice.
+DEFAULTS = {question: values[0] for question, values in CHOICES.items()}
 
 
 def take_snapshot(folder: Path) -> Path:

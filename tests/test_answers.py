@@ -1,60 +1,53 @@
 """An answer changes what it is about, and nothing else."""
 
 import re
-from fnmatch import fnmatch
-from itertools import product
+from collections.abc import Iterator
+from itertools import combinations, product
 from pathlib import Path
 
 import pytest
-from harness import CHOICES, NAMES, QUESTIONS, SHAPES, is_possible, read, render, run
+from harness import (
+    CHOICES,
+    FLAGS,
+    NAMES,
+    OTHER,
+    QUESTIONS,
+    ROWS,
+    SOURCES,
+    choose_rows,
+    find_flags,
+    find_names,
+    find_questions,
+    get_target,
+    is_possible,
+    read,
+    render,
+    run,
+)
 
-FOR_ALL = [".copier-answers.yml", "docs/development.md"]
-# The paths that each question may change; what another one changes, too, is in both.
-CHANGES: dict[str, list[str]] = {
-    "answers_version": [],
-    "project_name": ["README.md", "src/*/__init__.py", "src/*/app.py"],
-    "project_slug": [
-        *["README.md", ".env.example", "pyproject.toml", "dev/__main__.py", "docs/*"],
-        *["Dockerfile", "compose.yaml"],
-        *["src/*/app.py", "src/*/settings.py", "tests/conftest.py"],
-    ],
-    "package_name": ["pyproject.toml", "migrations/env.py", "src/*", "tests/*", "docs/*"],
-    "description": ["Dockerfile", "README.md", "pyproject.toml"],
-    "database": [
-        *[".dockerignore", ".github/workflows/ci.yml", ".gitlab-ci.yml", "Dockerfile"],
-        *["compose.yaml"],
-        *[".env.example", ".gitignore", "pyproject.toml", "dev/*", "migrations/*", "tests/*"],
-        *["src/*/cli.py", "src/*/database.py", "src/*/dependencies.py", "src/*/errors.py"],
-        *["src/*/items/*", "src/*/lifespan.py", "src/*/logs.py", "src/*/settings.py"],
-        *["src/*/store.py", "src/*/auth/*", "src/*/app.py", "docs/*"],
-    ],
-    "auth": [
-        *["compose.yaml"],
-        *[".env.example", "pyproject.toml", "dev/*", "docs/*", "migrations/*", "tests/*"],
-        *["src/*/app.py", "src/*/auth/*", "src/*/cli.py", "src/*/items/*", "src/*/lifespan.py"],
-        *["src/*/settings.py"],
-    ],
-    "ci": [".github/dependabot.yml", ".github/workflows/*.yml", ".gitlab-ci.yml", "renovate.json"],
-}
-OTHER = {
-    "project_name": "Quokka Mill",
-    "project_slug": "grain-grinder",
-    "package_name": "millstone",
-    "description": "Turns wheat into flour.",
-    "answers_version": "7",
-}
+Answers = dict[str, str]
 
 
-def vary(question: str) -> list[tuple[dict[str, str], dict[str, str]]]:
-    """Pair answers that differ in one question only."""
-    if question not in CHOICES:
-        return [(SHAPES[0], SHAPES[0] | {question: OTHER[question]})]
-    default = {"ci": CHOICES["ci"][0]}
-    return [
-        (default | shape, default | shape | {question: value})
-        for shape, value in product(SHAPES, CHOICES[question])
-        if (default | shape)[question] < value and is_possible(default | shape | {question: value})
-    ]
+def find_targets(question: str) -> set[str]:
+    """Find the paths, `package` for the name of the package, whose sources ask for an answer."""
+    flags = {flag for flag, questions in FLAGS.items() if question in questions}
+    return {
+        get_target(source).replace("{{package_name}}", "package")
+        for source in SOURCES
+        if flags & find_flags(source)
+        or question in find_names(str(source))
+        or (source.suffix == ".jinja" and question in find_names(source.read_text()))
+    }
+
+
+def vary(question: str) -> Iterator[tuple[Answers, Answers]]:
+    """Pair answers that differ in this question only."""
+    for one in choose_rows(*CHOICES):
+        if question in OTHER:
+            yield one, one | {question: OTHER[question]}
+        for two in (one | {question: value} for value in CHOICES.get(question, [])):
+            if one[question] < two[question] and is_possible(two):
+                yield one, two
 
 
 def list_paths(project: Path) -> dict[str, tuple[int, bytes]]:
@@ -62,21 +55,28 @@ def list_paths(project: Path) -> dict[str, tuple[int, bytes]]:
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_an_answer_changes_only_its_own_paths(
-    template: Path, tmp_path: Path, question: str
-) -> None:
-    identity = {"project_slug": "orders", "package_name": "orders"}
+def test_an_answer_changes_what_asks_for_it(template: Path, tmp_path: Path, question: str) -> None:
+    changed: set[str] = set()
     for number, pair in enumerate(vary(question)):
         one, two = (
-            list_paths(render(template, tmp_path / f"{number}-{side}", **identity | answers))
+            list_paths(
+                render(
+                    template,
+                    tmp_path / f"{number}-{side}",
+                    **{"project_slug": "orders", "package_name": "package"} | answers,
+                )
+            )
             for side, answers in enumerate(pair)
         )
-        changed = {path for path in one | two if one.get(path) != two.get(path)}
-        assert ".copier-answers.yml" in changed
-        for path in changed:
-            assert any(fnmatch(path, glob) for glob in FOR_ALL + CHANGES[question]), (
-                f"{path}: {pair}"
-            )
+        difference = {path for path in one | two if one.get(path) != two.get(path)}
+        assert ".copier-answers.yml" in difference
+        changed |= difference
+    changed = {path.replace(OTHER["package_name"], "package") for path in changed}
+    assert changed - {".copier-answers.yml"} == find_targets(question)
+
+
+def test_the_code_does_not_depend_on_what_runs_its_checks() -> None:
+    assert "ci" not in find_questions("src/*", "dev/*", "tests/*", "migrations/*")
 
 
 def test_no_value_of_one_project_is_in_another(template: Path, tmp_path: Path) -> None:
@@ -87,25 +87,49 @@ def test_no_value_of_one_project_is_in_another(template: Path, tmp_path: Path) -
         "description": "Counts what gallops.",
         "answers_version": "9",
     }
-    shapes = [{"database": "asyncpg", "auth": "password", "ci": "github"}] * 2
-    shapes += [{"database": "none", "auth": "oidc", "ci": "gitlab"}] * 2
-    assert one.keys() | shapes[0].keys() == OTHER.keys() | shapes[0].keys() == QUESTIONS.keys()
-    for number, (shape, mine, theirs) in enumerate(
-        zip(shapes, [one, OTHER] * 2, [OTHER, one] * 2, strict=True)
-    ):
-        project = render(template, tmp_path / str(number), **shape, **mine)
+    assert one.keys() == OTHER.keys() == QUESTIONS.keys() - CHOICES.keys()
+    rows = choose_rows(*CHOICES, strength=1)
+    for number, (row, (mine, theirs)) in enumerate(product(rows, [(one, OTHER), (OTHER, one)])):
+        project = render(template, tmp_path / str(number), **row, **mine)
+        names = {value for value in theirs.values() if not value.isdigit()}
+        names |= {"My Service", "my-service", "my_service"}
         for path, (_, content) in list_paths(project).items():
             text = f"{path}\n{content.decode()}"
-            for value in [*theirs.values(), "My Service", "my-service", "my_service"]:
-                assert not re.search(rf"\b{re.escape(value)}\b", text) or value.isdigit(), path
+            for value in names:
+                assert not re.search(rf"\b{re.escape(value)}\b", text), path
         answers = (project / ".copier-answers.yml").read_text()
         assert f"answers_version: {mine['answers_version']}" in answers
 
 
-def test_every_shape_is_formatted_with_every_name(template: Path, tmp_path: Path) -> None:
-    for shape, names in product(SHAPES, NAMES):
-        folder = tmp_path / "-".join([*shape.values(), names])
-        render(template, folder, **shape, **NAMES[names])
+def test_every_row_is_formatted_with_every_name(template: Path, tmp_path: Path) -> None:
+    for number, (row, names) in enumerate(product(choose_rows(*CHOICES), NAMES.values())):
+        render(template, tmp_path / str(number), **row | names)
     for command in (["format", "--check"], ["check"]):
         done = run(tmp_path, "ruff", *command, "--quiet", ".")
         assert done.returncode == 0, done.stdout
+
+
+def is_part_of_a_project(answers: Answers) -> bool:
+    """Whether the other questions can be answered, too."""
+    open_question = next((question for question in CHOICES if question not in answers), None)
+    return is_possible(answers) and (
+        open_question is None
+        or any(
+            is_part_of_a_project(answers | {open_question: value})
+            for value in CHOICES[open_question]
+        )
+    )
+
+
+def test_the_rows_have_each_possible_pair_of_values() -> None:
+    for one, two in combinations(CHOICES, 2):
+        possible = {
+            pair
+            for pair in product(CHOICES[one], CHOICES[two])
+            if is_part_of_a_project(dict(zip((one, two), pair, strict=True)))
+        }
+        assert {(row[one], row[two]) for row in ROWS} == possible
+    for names in NAMES.values():
+        rows = [row for row in ROWS if row.keys() - CHOICES.keys() == names.keys()]
+        for question, values in CHOICES.items():
+            assert {row[question] for row in rows} == {*values}

@@ -42,10 +42,9 @@ def decide(test: nodes.Node, context: dict[str, Any]) -> bool:
 
 def walk(where: str, node: nodes.Node, context: dict[str, Any]) -> Iterator[tuple[Condition, bool]]:
     """Go where the rendering goes, and yield each condition on the way with its outcome."""
-    if isinstance(node, nodes.If | nodes.CondExpr):
+    if isinstance(node, nodes.If):
         outcome = decide(node.test, context)
         yield (where, node.lineno, str(node.test)), outcome
-    if isinstance(node, nodes.If):
         taken: list[nodes.Node] = [*node.body] if outcome else [*node.elif_[:1], *node.else_]
         if not outcome and node.elif_:
             # Jinja keeps `elif`s in a list, and what follows them with the first `if`.
@@ -58,6 +57,8 @@ def walk(where: str, node: nodes.Node, context: dict[str, Any]) -> Iterator[tupl
             line = node.lineno + node.data[: mark.start()].count("\n")
             yield (where, line, mark[0]), bool(JINJA.compile_expression(mark[1])(context))
     else:
+        if isinstance(node, nodes.CondExpr):
+            yield (where, node.lineno, str(node.test)), decide(node.test, context)
         for child in node.iter_child_nodes():
             yield from walk(where, child, context)
 

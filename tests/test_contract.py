@@ -5,19 +5,24 @@ import re
 from pathlib import Path
 from typing import Any
 
-from harness import CONFIG, JINJA, LAYER, QUESTIONS, ROOT, SOURCES, list_releases
-from jinja2 import meta
+import pytest
+import yaml
+from harness import (
+    CHOICES,
+    CONFIG,
+    FLAGS,
+    JINJA,
+    LAYER,
+    QUESTIONS,
+    ROOT,
+    SOURCES,
+    find_names,
+    git,
+    list_releases,
+)
+from jinja2 import StrictUndefined
 
 TEMPLATES = {path: path.read_text() for path in SOURCES if path.suffix == ".jinja"}
-# An optional line ends in a mark; several stand between tags.
-FLAGS = set(re.findall(r"^(\w+):", CONFIG["has"]["default"], re.MULTILINE))
-FLAG = rf"(?:not )?has\.(?:{'|'.join(FLAGS)})"
-CONDITION = rf"{FLAG}(?: and {FLAG})*|{FLAG}(?: or {FLAG})*"
-MARK = re.compile(rf"\S  # if (?:{CONDITION})$", re.MULTILINE)
-TAG = re.compile(
-    rf" *#: (?:(?:if|elif) (?:{CONDITION}|description)|else|endif|raw|endraw|endfilter|set .+)"
-)
-MARKED = "#: filter regex_replace(unchosen, '')\n"
 
 
 def name(path: Path) -> str:
@@ -44,28 +49,34 @@ RENAMED: set[str] = set()
 VARIABLES = [key for key in CONFIG if not key.startswith("_")]
 
 
-def find_names(value: Any) -> set[str]:
-    """Find the variables that a text, or the texts in a part of copier.yml, ask for."""
+def find_all_names(value: Any) -> set[str]:
+    """Find the variables that the texts in a part of copier.yml ask for."""
     match value:
         case dict():
-            return set[str]().union(*map(find_names, value.values()))
+            return set[str]().union(*map(find_all_names, value.values()))
         case list():
-            return set[str]().union(*map(find_names, value))
-    return meta.find_undeclared_variables(JINJA.parse(str(value))) - BUILT_IN - RENAMED
+            return set[str]().union(*map(find_all_names, value))
+    return find_names(str(value)) - BUILT_IN - RENAMED
 
 
 def test_each_name_is_declared_and_each_declaration_used() -> None:
     used: set[str] = set()
     for path in SOURCES:
-        asked = find_names(name(path))
+        asked = find_all_names(name(path))
         if path in TEMPLATES:
-            asked |= find_names(TEMPLATES[path])
+            asked |= find_all_names(TEMPLATES[path])
         assert asked <= set(VARIABLES), name(path)
         used |= asked
     for key in VARIABLES:
-        used |= find_names(CONFIG[key]) - {key}
+        used |= find_all_names(CONFIG[key]) - {key}
     # `answers_version` is for questions to come; see test_update.py.
     assert set(VARIABLES) - used == {"answers_version"}
+
+
+def test_each_flag_is_used_and_each_choice_has_one() -> None:
+    texts = [name(path) + path.read_text() for path in SOURCES]
+    assert {*re.findall(r"\bhas\.(\w+)", "\n".join(texts))} == FLAGS.keys()
+    assert set[str]().union(*FLAGS.values()) == CHOICES.keys()
 
 
 def test_a_question_asks_only_for_those_above_it() -> None:
@@ -73,16 +84,23 @@ def test_a_question_asks_only_for_those_above_it() -> None:
         above = set(VARIABLES[:number])
         for attribute, value in CONFIG[key].items():
             own = {key} if attribute == "validator" else set()
-            assert find_names(value) <= above | own, f"{key}: {attribute}"
+            assert find_all_names(value) <= above | own, f"{key}: {attribute}"
 
 
 def test_seeds_are_the_same_for_update_and_recopy_and_none_while_nothing_is_defined() -> None:
-    seeds = [JINJA.from_string(pattern) for pattern in CONFIG["_exclude"]]
+    strict = JINJA.overlay(undefined=StrictUndefined)
+    seeds = [strict.from_string(pattern) for pattern in CONFIG["_exclude"]]
     assert [seed.render().strip() for seed in seeds] == [""] * len(seeds)
     on_update = [seed.render(_copier_operation="update").strip() for seed in seeds]
     assert on_update == CONFIG["_skip_if_exists"]
-    script = (ROOT / "template" / "dev" / "template.py").read_text()
-    assert str({seed.removeprefix("/") for seed in on_update}).replace("'", '"') in script
+    # The update task of a project knows them, too.
+    script = ast.parse((ROOT / "template" / "dev" / "template.py").read_text())
+    [known] = [
+        ast.literal_eval(node.value)
+        for node in script.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SEEDS"
+    ]
+    assert known == {seed.removeprefix("/") for seed in on_update}
 
 
 # Teams have lines below them: a point is never removed or moved.
@@ -133,6 +151,16 @@ def test_a_feature_is_a_choice_with_none() -> None:
     for key, question in QUESTIONS.items():
         assert question["type"] != "bool", key
         assert len(question.get("help", "").splitlines()) == (question.get("ask") is not False), key
+    for key, values in CHOICES.items():
+        assert "none" in values, key
+
+
+def test_the_changelog_tells_of_each_question_that_no_release_has() -> None:
+    *_, latest = list_releases().values()
+    released = yaml.safe_load(git(ROOT, "show", f"{latest}:copier.yml"))
+    unreleased = (ROOT / "CHANGELOG.md").read_text().split("\n## ")[1]
+    for question in QUESTIONS.keys() - released.keys():
+        assert f"`{question}`" in unreleased
 
 
 def test_the_history_has_the_releases() -> None:
@@ -145,20 +173,62 @@ def test_an_undefined_name_is_an_error() -> None:
     assert CONFIG["_envops"]["undefined"] == "jinja2.StrictUndefined"
 
 
-def test_a_tag_stands_alone_on_its_line() -> None:
-    for path, text in TEMPLATES.items():
-        for line in text.removeprefix(MARKED).splitlines():
-            if "#: " in line:
-                assert TAG.fullmatch(line), f"{name(path)}: {line}"
+FLAG = rf"(?:not )?has\.(?:{'|'.join(FLAGS)})"
+CONDITION = rf"{FLAG}(?: and {FLAG})*|{FLAG}(?: or {FLAG})*"
+# An optional line ends in a mark; several stand between tags.
+MARK = re.compile(rf" *\S.*  # if (?:{CONDITION})")
+TAG = re.compile(
+    rf" *#: (?:(?:if|elif) (?:{CONDITION}|description)|else|endif|set \w+ = .+"
+    "|raw|endraw|endfilter)"
+)
+MARKED = "#: filter regex_replace(unchosen, '')\n"
 
 
-def test_a_mark_is_of_a_flag_and_in_a_file_that_takes_it_out() -> None:
+def find_mistakes(text: str) -> list[str]:
+    """Return the lines that look like a tag or a mark, and are neither."""
+    return [
+        line
+        for line in text.splitlines()
+        if re.search(r"#:|# ?if |\bhas\.\w|\{%", line)
+        and not (TAG.fullmatch(line) or MARK.fullmatch(line))
+    ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "#: if has.nothing",
+        "#:if has.auth",
+        "#: if auth == 'oidc'",
+        "#: if has.auth and has.oidc or has.store",
+        "#: end",
+        "{% if has.auth %}",
+        "x = 1  # if has.nothing",
+        "x = 1  # if has.auth and has.nothing",
+        "x = 1  # if has.auth and has.oidc or has.store",
+        "x = 1  # if auth",
+        "x = 1 # if has.auth",
+        "x = 1  #if has.auth",
+        "x = 1  # has.auth",
+        "# if has.auth",
+    ],
+)
+def test_a_wrong_tag_or_mark_is_seen(line: str) -> None:
+    assert find_mistakes(f"before\n    {line}\nafter\n") == [f"    {line}"]
+
+
+def test_each_tag_and_mark_is_of_a_flag() -> None:
     for path, text in TEMPLATES.items():
-        marks = MARK.findall(text)
-        assert text.count("# if ") == len(marks), name(path)
-        assert bool(marks) == text.startswith(MARKED) == text.endswith("\n#: endfilter\n"), name(
-            path
-        )
+        assert find_mistakes(text.removeprefix(MARKED)) == [], name(path)
+        has_marks = any(map(MARK.fullmatch, text.splitlines()))
+        assert text.startswith(MARKED) == has_marks, name(path)
+        assert text.endswith("\n#: endfilter\n") == has_marks, name(path)
+    for path in SOURCES:
+        if path not in TEMPLATES:
+            lines = path.read_text().splitlines()
+            assert not any(TAG.fullmatch(line) or MARK.fullmatch(line) for line in lines), name(
+                path
+            )
 
 
 def test_a_template_of_python_is_python() -> None:
@@ -167,16 +237,37 @@ def test_a_template_of_python_is_python() -> None:
             ast.parse(text, name(path))
 
 
+def is_path(source: str) -> bool:
+    """Whether a path has no condition but its layers, and suits every system."""
+    path = LAYER.sub("", source)
+    return (
+        len(f"template/{source}") <= 140
+        and not set(source) & set('"<>:|?*\\%')
+        and FLAGS.keys() >= {*LAYER.findall(source)}
+        and {"package_name", "_copier_conf.answers_file"} >= {*re.findall(r"\{\{(.*?)\}\}", path)}
+    )
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{has.nothing}}/a.py",
+        "{{ has.auth }}/a.py",
+        "{{has.auth and has.oidc}}/a.py",
+        "{{has.auth}}a.py",
+        "{% if has.auth %}a.py{% endif %}",
+        "{{auth}}/a.py",
+        "a?.py",
+        "a" * 140,
+    ],
+)
+def test_a_wrong_path_is_seen(source: str) -> None:
+    assert not is_path(source)
+
+
 def test_paths_suit_every_system_and_only_ask_for_flags() -> None:
     for path in SOURCES:
-        assert len(name(path)) <= 140
-        assert not set(name(path)) & set('"<>:|?*\\')
-        where = LAYER.sub("", name(path).removeprefix("template/"))
-        assert set(LAYER.findall(name(path))) <= FLAGS
-        assert set(re.findall(r"\{\{(.+?)\}\}", where)) <= {
-            "package_name",
-            "_copier_conf.answers_file",
-        }
+        assert is_path(path.relative_to(ROOT / "template").as_posix()), name(path)
 
 
 def test_python_without_answers_has_no_suffix() -> None:

@@ -22,7 +22,18 @@ import psycopg
 import pytest
 import yaml
 from breakable import Postgres
-from harness import SHAPES, UV, eventually, make_environment, name, read, render, succeed
+from harness import (
+    UV,
+    choose_rows,
+    eventually,
+    find_questions,
+    group,
+    make_environment,
+    name,
+    read,
+    render,
+    succeed,
+)
 from postgres import HOST, free_port
 
 SECRETS = {
@@ -188,7 +199,7 @@ class Cluster(Postgres):
         self.run(log, self.cluster, "postgres", *options, stdin="\n".join(statements))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def folder() -> Iterator[Path]:
     """One that other users may enter, unlike pytest's own."""
     folder = Path(mkdtemp(dir="/tmp"))
@@ -197,7 +208,7 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def python(folder: Path) -> Path:
     """This interpreter, in a place from where every user may run it."""
     own = Path(sys.base_prefix)
@@ -220,73 +231,114 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     cluster.remove_copy()
 
 
-def read_compose(project: Path, place: str) -> dict[str, Any]:
-    """Read compose.yaml with its variables filled in, and the database where it really is."""
-    text = (project / "compose.yaml").read_text()
-    text = re.sub(r"\$\{(\w+)[^}]*\}", lambda found: SECRETS[found[1]], text)
-    return dict(yaml.safe_load(text.replace("@database/", f"@{place}/")))
+# The answers that decide what an image is, and how it runs.
+ROWS = choose_rows(*find_questions("Dockerfile", ".dockerignore", "compose.yaml"))
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=name)
-def test_the_image_serves_as_compose_runs_it(
-    template: Path, folder: Path, python: Path, cluster: Cluster, shape: dict[str, str]
-) -> None:
-    project = render(template, folder / "project", **shape)
+@pytest.fixture(scope="session", params=group(ROWS))
+def row(request: pytest.FixtureRequest) -> dict[str, str]:
+    return dict(request.param)
+
+
+@pytest.fixture(scope="session")
+def image(row: dict[str, str], template: Path, folder: Path, python: Path) -> Image:
+    place = folder / name(row)
+    place.mkdir()
+    project = render(template, place / "project", **row)
     succeed(project, UV, "lock")
-    image = Image(project, folder, python)
+    return Image(project, place, python)
+
+
+@pytest.fixture
+def services(image: Image, cluster: Cluster) -> dict[str, Any]:
+    """What compose.yaml starts, with the database where it really is, and its roles in it."""
+    text = (image.project / "compose.yaml").read_text()
+    text = re.sub(r"\$\{(\w+)[^}]*\}", lambda found: SECRETS[found[1]], text)
+    compose = yaml.safe_load(text.replace("@database/", f"@{HOST}:{cluster.port}/"))
+    with psycopg.connect(cluster.superuser, autocommit=True) as connection:
+        for config in compose.get("configs", {}).values():
+            connection.execute(config["content"])
+    own = compose["services"]["service"].setdefault("environment", {})
+    own |= {"PORT": str(free_port()), "HTTP_ALLOWED_HOSTS": "orders.example.com"}
+    return dict(compose["services"])
+
+
+def migrate(image: Image, services: dict[str, Any]) -> None:
+    migration = services["migrate"]
+    status, output = image.run(*migration["command"], **migration["environment"])
+    assert status == 0, output
+
+
+def test_the_image_has_what_runs_and_no_more(image: Image) -> None:
+    assert list(image.root.rglob("fastapi"))
     assert not list(image.root.rglob("pytest")), "it has development dependencies"
     assert not list(image.root.rglob("uv")), "it has uv"
+
+
+# The statuses for a stranger: readiness, a sign-up, a new item, the list of items.
+ANSWERS = {
+    "none": [200, 404, 201, 200],
+    # There is no provider to fetch keys from.
+    "oidc": [503, 404, 401, 401],
+    "password": [200, 201, 401, 401],
+}
+
+
+def test_the_image_serves_as_compose_runs_it(
+    image: Image, row: dict[str, str], services: dict[str, Any]
+) -> None:
     before = read(image.root)
-    compose = read_compose(project, f"{HOST}:{cluster.port}")
-    services = compose["services"]
-    variables = services["service"].get("environment", {})
-    variables |= {"PORT": str(free_port()), "HTTP_ALLOWED_HOSTS": "orders.example.com"}
-
-    if shape["database"] != "none":
-        with psycopg.connect(cluster.superuser, autocommit=True) as connection:
-            connection.execute(compose["configs"]["roles"]["content"])
-        status, output = image.run(*image.command, **variables)
-        assert status == 1
-        assert "Run `my-service migrate` first" in output
-        migrate = services["migrate"]
-        status, output = image.run(*migrate["command"], **migrate["environment"])
-        assert status == 0, output
-        for query in ("CREATE TABLE mine ()", "DROP TABLE items", "SELECT * FROM pg_authid"):
-            with (
-                psycopg.connect(variables["DATABASE_URL"]) as connection,
-                pytest.raises(psycopg.errors.InsufficientPrivilege),
-            ):
-                connection.execute(query)
-
+    variables = services["service"]["environment"]
+    if "migrate" in services:
+        migrate(image, services)
+    account = {"email": "ada@example.com", "password": token_hex(16)}
     with image.running(*image.command, **variables) as (process, output):
         assert eventually(lambda: image.is_healthy(**variables) or process.poll() is not None)
         base = f"http://127.0.0.1:{variables['PORT']}"
         with httpx2.Client(base_url=base, headers={"Host": "orders.example.com"}) as client:
-            # There is no provider to fetch keys from.
-            ready = 503 if shape["auth"] == "oidc" else 200
-            assert client.get("/health/ready").status_code == ready
-            if shape["auth"] == "none":
-                assert client.post("/v1/items", json={"name": "a"}).status_code == 201
-            if shape["auth"] == "password":
-                account = {"email": "ada@example.com", "password": token_hex(16)}
-                assert client.post("/v1/auth/users", json=account).status_code == 201
-            assert client.get("/v1/items").status_code == (200 if shape["auth"] == "none" else 401)
+            answers = [
+                client.get("/health/ready"),
+                client.post("/v1/auth/users", json=account),
+                client.post("/v1/items", json={"name": "a"}),
+                client.get("/v1/items"),
+            ]
         process.send_signal(signal.SIGTERM)
         log = output.read()
         assert process.wait() == 0, log
+    assert [answer.status_code for answer in answers] == ANSWERS[row["auth"]]
     assert "Application shutdown complete" in log
     assert not image.is_healthy(**variables)
     assert read(image.root) == before, "it has written files"
 
 
+@pytest.mark.parametrize(
+    "row", group([row for row in ROWS if row["database"] != "none"]), indirect=True
+)
+def test_the_service_waits_for_the_migration_and_owns_nothing(
+    image: Image, services: dict[str, Any]
+) -> None:
+    variables = services["service"]["environment"]
+    status, output = image.run(*image.command, **variables)
+    assert status == 1
+    assert "Run `my-service migrate` first" in output
+    migrate(image, services)
+    for query in ("CREATE TABLE mine ()", "DROP TABLE items", "SELECT * FROM pg_authid"):
+        with (
+            psycopg.connect(variables["DATABASE_URL"]) as connection,
+            pytest.raises(psycopg.errors.InsufficientPrivilege),
+        ):
+            connection.execute(query)
+
+
 def test_the_labels_say_what_was_answered(template: Path, folder: Path, python: Path) -> None:
     description = 'Says "hello" to C:\\, {{ braces }}, ünïcödé, $HOME'
-    project = render(template, folder / "project", description=description)
+    (folder / "labels").mkdir()
+    project = render(template, folder / "labels" / "project", description=description)
     dockerfile = project / "Dockerfile"
     lines = [line for line in dockerfile.read_text().splitlines() if line.startswith("LABEL")]
     dockerfile.write_text("\n".join(["FROM base", *lines]))
     title = "org.opencontainers.image"
-    assert Image(project, folder, python).labels == {
+    assert Image(project, folder / "labels", python).labels == {
         f"{title}.title": "my-service",
         f"{title}.description": description,
     }

@@ -21,10 +21,11 @@ from harness import (
     CHOICES,
     CONFIG,
     ROWS,
-    SHAPES,
     UV,
+    choose_rows,
     commit,
     eventually,
+    find_questions,
     git,
     make_environment,
     name,
@@ -61,16 +62,16 @@ def test_checks_and_tests_pass(
     check_and_test(render(template, tmp_path / "a project", **row))
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=name)
+@pytest.mark.parametrize("row", choose_rows(*find_questions("pyproject.toml")), ids=name)
 def test_ci_passes_with_the_oldest_dependencies(
-    template: Path, tmp_path: Path, temporary: Path, shape: dict[str, str]
+    template: Path, tmp_path: Path, temporary: Path, row: dict[str, str]
 ) -> None:
     """Run what the scheduled workflow runs, in its order, on a server that DATABASE_URL names."""
-    project = render(template, tmp_path / "project", **shape)
+    project = render(template, tmp_path / "project", **row | {"ci": "github"})
     succeed(project, UV, "lock")
     workflow = yaml.safe_load((project / ".github" / "workflows" / "ci.yml").read_text())
     job = workflow["jobs"]["test"]
-    assert ("services" in job) == ("DATABASE_URL" in job["env"]) == (shape["database"] != "none")
+    assert ("services" in job) == ("DATABASE_URL" in job["env"]) == (row["database"] != "none")
     with running() if "services" in job else nullcontext("") as url:
         variables = {"DATABASE_URL": url, "UV_RESOLUTION": "lowest-direct"}
         for step in job["steps"]:
@@ -117,11 +118,15 @@ def follow_the_readme(project: Path) -> None:
     path.write_text("".join(rest))
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=name)
+# The answers that decide what the example is.
+EXAMPLES = choose_rows(*find_questions("src/*/items/*", "tests/test_item*"))
+
+
+@pytest.mark.parametrize("row", EXAMPLES, ids=name)
 def test_the_example_can_be_removed(
-    template: Path, tmp_path: Path, temporary: Path, shape: dict[str, str]
+    template: Path, tmp_path: Path, temporary: Path, row: dict[str, str]
 ) -> None:
-    project = render(template, tmp_path / "project", **shape)
+    project = render(template, tmp_path / "project", **row)
     follow_the_readme(project)
     assert "item" not in "".join(
         path.name for path in project.rglob("*") if ".venv" not in str(path)
@@ -129,11 +134,11 @@ def test_the_example_can_be_removed(
     check_and_test(project)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=name)
+@pytest.mark.parametrize("row", EXAMPLES, ids=name)
 def test_a_feature_can_be_added(
-    template: Path, tmp_path: Path, temporary: Path, shape: dict[str, str]
+    template: Path, tmp_path: Path, temporary: Path, row: dict[str, str]
 ) -> None:
-    project = render(template, tmp_path / "project", **shape)
+    project = render(template, tmp_path / "project", **row)
     section = read_section(project, "Add a feature")
     package = project / "src" / "my_service"
     shutil.copytree(package / "items", package / "books")
@@ -150,7 +155,7 @@ def test_a_feature_can_be_added(
     for command in re.findall(r"`(uv run poe dev alembic .+?)`", section):
         succeed(project, "sh", "-c", command)
     succeed(project, UV, "run", "poe", "format")
-    assert ("alembic" in section) == (shape["database"] != "none")
+    assert ("alembic" in section) == (row["database"] != "none")
     check_and_test(project)
 
 
@@ -164,9 +169,14 @@ print(*(path.name for path in Path(sys.executable).parent.iterdir()))
 """
 
 
-@pytest.mark.parametrize("auth", ["password", "oidc"])
-def test_names_of_what_is_installed_are_taken(template: Path, tmp_path: Path, auth: str) -> None:
-    project = render(template, tmp_path / "project", auth=auth)
+INSTALLED = choose_rows(*find_questions("pyproject.toml"), strength=1)
+
+
+@pytest.mark.parametrize("row", INSTALLED, ids=name)
+def test_names_of_what_is_installed_are_taken(
+    template: Path, tmp_path: Path, row: dict[str, str]
+) -> None:
+    project = render(template, tmp_path / "project", **row)
     names = succeed(project, UV, "run", "--quiet", "python", "-c", LIST_NAMES).lower().split()
     possible = {name.replace("-", "_") for name in names if re.fullmatch(r"[a-z][\w-]*", name)}
     taken = yaml.safe_load(CONFIG["project_names"]["default"])
@@ -246,7 +256,7 @@ def log_in(client: httpx2.Client) -> None:
 def test_a_newcomer_signs_up_and_stores_items(
     template: Path, tmp_path: Path, temporary: Path
 ) -> None:
-    project = render(template, tmp_path / "my project")
+    project = render(template, tmp_path / "my project", auth="password")
     with developing(project) as client:
         assert client.get("/docs").status_code == 200
         assert client.post("/v1/auth/users", json=CREDENTIALS).status_code == 201

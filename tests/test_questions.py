@@ -127,16 +127,15 @@ def test_a_folder_that_has_only_a_repository_is_taken(template: Path, tmp_path: 
 
 def test_what_nobody_asked_for_is_the_default(template: Path, tmp_path: Path) -> None:
     project = render(template, tmp_path / "project")
+    first_choices = {question: values[0] for question, values in CHOICES.items()}
     assert yaml.safe_load((project / ".copier-answers.yml").read_text()) == {
         "_src_path": str(template),
-        "answers_version": 1,
-        "auth": "password",
-        "ci": "github",
-        "database": "asyncpg",
+        "answers_version": CONFIG["answers_version"]["default"],
         "description": "",
         "package_name": "my_service",
         "project_name": "My Service",
         "project_slug": "my-service",
+        **first_choices,
     }
 
 

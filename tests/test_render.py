@@ -5,12 +5,14 @@ import json
 import re
 import sys
 import tomllib
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import yaml
-from harness import ROOT, ROWS, name, read_section, render
+from harness import CHOICES, CONFIG, QUESTIONS, ROOT, ROWS, group, read_section, render
 
 
 class Project(NamedTuple):
@@ -30,11 +32,7 @@ class Project(NamedTuple):
         }
 
 
-# All checks of a row run in one process, so it is rendered once.
-PARAMS = [pytest.param(row, id=name(row), marks=pytest.mark.xdist_group(name(row))) for row in ROWS]
-
-
-@pytest.fixture(scope="session", params=PARAMS)
+@pytest.fixture(scope="session", params=group(ROWS))
 def project(
     request: pytest.FixtureRequest, template: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Project:
@@ -67,7 +65,7 @@ def test_no_jinja_is_left(project: Project) -> None:
         quoted = json.dumps(description, ensure_ascii=False)
         for own in (description, quoted, quoted.replace("$", "\\$"), "${{"):
             text = text.replace(own, "") if own else text
-        assert not re.search(r"\{\{|\{%|\{#|%\}|#: |# if .*has\.", path + text), path
+        assert not re.search(r"\{\{|\{%|\{#|%\}|#:|\bhas\.\w", path + text), path
         assert "jinja" not in path + text.lower(), path
 
 
@@ -142,31 +140,69 @@ def test_the_readme_of_the_template_shows_the_default_service(
         assert shown[1] == real[1]
 
 
-# What only belongs in projects with one of these values.
-TRACES = {
-    "database": {
-        r"sqlalchemy|asyncpg|alembic|postgres|database|migrat|SessionDep|transaction": {"asyncpg"},
-    },
-    "auth": {
-        r"\bauth(?!-)|jwt|access.token|bearer|anonymous|\badmin": {"password", "oidc"},
-        r"argon|sign.?up|create.?admin|current.?user|auth_secret|email": {"password"},
-        r"oidc|openid|jwks|principal|discovery|dev.provider": {"oidc"},
-    },
-    "ci": {"github": {"github"}, "gitlab": {"gitlab"}},
-}
+def list_definitions(project: Project) -> Iterator[str]:
+    """Name what a project defines: files, distributions, variables, and in Python whatever has a
+    name of several words, since a single one may also be a word of a text.
+    """
+    for path, text in project.read().items():
+        yield Path(path).name
+        if path.endswith(".py"):
+            for node in ast.parse(text).body:
+                match node:
+                    case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
+                        yield node.name
+                    case ast.Assign(targets=[ast.Name(defined)]):
+                        yield defined
+    pyproject = tomllib.loads((project.path / "pyproject.toml").read_text())
+    yield from list_dependencies(pyproject["project"]["dependencies"])
+    yield from list_dependencies(pyproject["dependency-groups"]["dev"])
+    yield from re.findall(r"^(\w+)=", (project.path / ".env.example").read_text(), re.MULTILINE)
 
 
-def test_nothing_hints_at_what_was_not_chosen(project: Project) -> None:
-    answers = {"ci": "github"} | project.answers
-    for question, traces in TRACES.items():
-        for trace, values in traces.items():
-            if answers[question] in values:
-                continue
-            for path, text in project.read().items():
-                if path == ".copier-answers.yml":
-                    continue
-                found = re.search(trace, path + "\n" + text, re.IGNORECASE)
-                assert not found, f"{path}: {text[max(0, found.start() - 60) : found.end() + 60]}"
+def list_products(question: str) -> dict[str, set[str]]:
+    """Find products in the labels of a question, as patterns, with the values that they are for."""
+    products = defaultdict[str, set[str]](set)
+    for label, choice in QUESTIONS[question]["choices"].items():
+        value = choice["value"] if isinstance(choice, dict) else choice
+        for product in re.findall(r"\b\w*[A-Z]\w+[A-Z]\w*\b", label):
+            products[f"(?i:{product.removesuffix('s')})"].add(value)
+    return products
+
+
+@pytest.fixture(scope="session")
+def traces(
+    template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, set[str]]]:
+    """For each question the names that only some of its values bring, with these values."""
+    folder = tmp_path_factory.mktemp("traces")
+    found = {question: list_products(question) for question in CHOICES}
+    for number, row in enumerate(ROWS):
+        project = Project(render(template, folder / str(number), **row), row)
+        for defined in set(list_definitions(project)):
+            if re.search(r"\w[._-]\w|[a-z][A-Z]", defined):
+                for question in CHOICES:
+                    found[question].setdefault(re.escape(defined), set()).add(row[question])
+    return {
+        question: {
+            trace: brought for trace, brought in found[question].items() if brought < {*values}
+        }
+        for question, values in CHOICES.items()
+    }
+
+
+def test_nothing_hints_at_what_was_not_chosen(
+    project: Project, traces: dict[str, dict[str, set[str]]]
+) -> None:
+    texts = project.read()
+    del texts[".copier-answers.yml"]
+    for question in CHOICES:
+        value = project.answers[question]
+        unchosen = [trace for trace, values in traces[question].items() if value not in values]
+        assert unchosen, f"no other value of {question} than {value} brings anything"
+        pattern = rf"(?<![\w-])({'|'.join(unchosen)})(?!\w)"
+        for path, text in texts.items():
+            hint = re.search(pattern, f"{path}\n{text}")
+            assert not hint, f"{question}={value} has {hint[0]} in {path}"
 
 
 def test_ci_is_that_which_was_chosen(project: Project) -> None:
@@ -175,7 +211,7 @@ def test_ci_is_that_which_was_chosen(project: Project) -> None:
         "gitlab": ".gitlab-ci.yml",
     }
     there = {ci for ci, path in files.items() if (project.path / path).exists()}
-    assert there == {project.answers.get("ci", "github")} - {"none"}
+    assert there == {project.answers["ci"]} - {"none"}
 
 
 def test_tasks_that_are_named_exist(project: Project) -> None:
@@ -185,7 +221,7 @@ def test_tasks_that_are_named_exist(project: Project) -> None:
         assert set(re.findall(r"uv run poe ([a-z-]+)", text)) <= tasks, path
     ignored = (project.path / ".gitignore").read_text().splitlines()
     assert {".env", ".venv/"} <= set(ignored)
-    assert (".local/" in ignored) == (project.answers.get("database", "asyncpg") != "none")
+    assert (".local/" in ignored) == (project.answers["database"] != "none")
 
 
 def test_the_way_of_one_request_names_what_is_there(project: Project) -> None:
@@ -225,4 +261,4 @@ def test_paths_that_the_docs_name_exist(project: Project) -> None:
 def test_answers_are_kept(project: Project) -> None:
     answers = yaml.safe_load((project.path / ".copier-answers.yml").read_text())
     assert answers.items() >= project.answers.items()
-    assert answers["answers_version"] == 1
+    assert answers["answers_version"] == CONFIG["answers_version"]["default"]

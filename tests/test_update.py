@@ -4,17 +4,19 @@ import re
 import shutil
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import copier
 import pytest
+import yaml
 from harness import (
     CHOICES,
     CONFIG,
-    LONG,
+    DEFAULTS,
+    OTHER,
     QUESTIONS,
     ROOT,
-    SHAPES,
+    ROWS,
+    choose_rows,
     commit,
     git,
     is_possible,
@@ -100,18 +102,18 @@ def assert_no_conflict(project: Path) -> None:
         assert not path.endswith(".rej")
 
 
-ANSWERS: list[dict[str, str]] = [
-    {},
-    {"database": "none", "auth": "oidc", "ci": "gitlab", "project_name": "X"},
-    {"auth": "none", "ci": "none", **LONG},
-]
+def keep_known(release: str, answers: dict[str, str]) -> dict[str, str]:
+    """Leave out the answers to questions that a release does not ask."""
+    config = yaml.safe_load(git(ROOT, "show", f"{RELEASES[release]}:copier.yml"))
+    return {question: answer for question, answer in answers.items() if question in config}
 
 
-@pytest.mark.parametrize("answers", ANSWERS, ids=lambda answers: name(answers) or "default")
+@pytest.mark.parametrize("row", choose_rows(*CHOICES, "names", strength=1), ids=name)
 @pytest.mark.parametrize("release", RELEASES)
 def test_every_release_updates_to_what_a_fresh_render_gives(
-    releases: Path, tmp_path: Path, release: str, answers: dict[str, str]
+    releases: Path, tmp_path: Path, release: str, row: dict[str, str]
 ) -> None:
+    answers = keep_known(release, row)
     fresh = render(releases, tmp_path / "fresh", ref=CURRENT, **answers)
     project = start(releases, tmp_path / "project", f"v{release}", **answers)
     assert read(project) != read(fresh)  # if only for the version in the answers
@@ -121,12 +123,12 @@ def test_every_release_updates_to_what_a_fresh_render_gives(
         commit(project, "Update")
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=name)
+@pytest.mark.parametrize("row", ROWS, ids=name)
 def test_the_next_release_gives_what_a_fresh_render_gives(
-    releases: Path, tmp_path: Path, shape: dict[str, str]
+    releases: Path, tmp_path: Path, row: dict[str, str]
 ) -> None:
-    fresh = render(releases, tmp_path / "fresh", ref=NEXT, **shape)
-    project = start(releases, tmp_path / "project", CURRENT, **shape)
+    fresh = render(releases, tmp_path / "fresh", ref=NEXT, **row)
+    project = start(releases, tmp_path / "project", CURRENT, **row)
     before = read_managed(project)
     assert len(before.items() ^ read_managed(fresh).items()) > 10
     for _ in range(2):
@@ -135,39 +137,25 @@ def test_the_next_release_gives_what_a_fresh_render_gives(
         commit(project, "Update")
 
 
-DEFAULTS = {"database": "asyncpg", "auth": "password", "ci": "github"}
+# The other answers to each question; and rows, since a value may need one of another question.
 TOGGLES = [
-    [*({question: value} for value in values if is_possible(DEFAULTS | {question: value}))]
-    for question, values in CHOICES.items()
-] + [
-    [{"database": "none", "auth": auth}, DEFAULTS, {"database": "none", "auth": auth}]
-    for auth in ("none", "oidc")
-]
-TOGGLES += [
     [{question: value}]
-    for question, value in {
-        "project_name": "Quokka Mill",
-        "project_slug": "grain-grinder",
-        "package_name": "millstone",
-        "description": "Turns wheat into flour.",
-        "answers_version": "7",
-    }.items()
+    for question, values in CHOICES.items()
+    for value in values[1:]
+    if is_possible(DEFAULTS | {question: value})
 ]
+TOGGLES += [[row, DEFAULTS, row] for row in choose_rows(*CHOICES, strength=1)]
+TOGGLES += [[{question: value}] for question, value in OTHER.items()]
 
 
-@pytest.mark.parametrize("changes", TOGGLES, ids=lambda changes: "-".join(changes[-1]))
+@pytest.mark.parametrize("changes", TOGGLES, ids=lambda changes: name(changes[-1]))
 def test_answers_can_change_and_change_back(
     releases: Path, tmp_path: Path, changes: list[dict[str, str]]
 ) -> None:
-    original = DEFAULTS | {
-        "project_name": "My Service",
-        "project_slug": "my-service",
-        "package_name": "my_service",
-        "description": "",
-        "answers_version": "1",
-    }
-    project = start(releases, tmp_path / "project", CURRENT, **original)
+    project = start(releases, tmp_path / "project", CURRENT)
     before = read(project)
+    recorded = yaml.safe_load((project / ".copier-answers.yml").read_text())
+    original = {question: str(recorded[question]) for question in QUESTIONS}
     for number, answers in enumerate([*changes, original]):
         fresh = render(releases, tmp_path / str(number), ref=CURRENT, **original | answers)
         update(project, CURRENT, **original | answers)
@@ -176,10 +164,11 @@ def test_answers_can_change_and_change_back(
     assert read(project) == before
 
 
-def test_every_question_is_toggled() -> None:
-    assert {question for changes in TOGGLES for change in changes for question in change} == {
-        *QUESTIONS
-    }
+def test_every_answer_is_changed() -> None:
+    changed = {item for changes in TOGGLES for change in changes for item in change.items()}
+    assert changed >= OTHER.items()
+    for question, values in CHOICES.items():
+        assert {value for key, value in changed if key == question} == {*values}
 
 
 def add_mine(project: Path) -> list[str]:
@@ -196,15 +185,14 @@ def add_mine(project: Path) -> list[str]:
     return points
 
 
-@pytest.mark.parametrize("ci", [value for value in CHOICES["ci"] if value != "none"])
-@pytest.mark.parametrize("shape", SHAPES, ids=name)
+@pytest.mark.parametrize("row", choose_rows(*CHOICES), ids=name)
 def test_lines_at_extension_points_survive(
-    releases: Path, tmp_path: Path, shape: dict[str, str], ci: str
+    releases: Path, tmp_path: Path, row: dict[str, str]
 ) -> None:
-    project = start(releases, tmp_path / "project", CURRENT, **shape, ci=ci)
+    project = start(releases, tmp_path / "project", CURRENT, **row)
     points = add_mine(project)
     commit(project, "Add lines")
-    fresh = render(releases, tmp_path / "fresh", ref=NEXT, **shape, ci=ci)
+    fresh = render(releases, tmp_path / "fresh", ref=NEXT, **row)
     assert add_mine(fresh) == points
     for path in points:
         assert ADDED in (fresh / path).read_text(), path
@@ -294,17 +282,22 @@ def test_a_new_question_keeps_what_projects_have(releases: Path, tmp_path: Path)
     """`answers_version` tells those who were born before a question from those who answered it."""
     template = tmp_path / "template"
     git(releases, "clone", "--quiet", str(releases), str(template))
+    version = CONFIG["answers_version"]["default"] + 1
     config = (template / "copier.yml").read_text()
-    question: Any = (
-        "cache:\n  type: str\n  choices: [redis, none]\n"
-        "  default: \"{{ 'redis' if answers_version >= 2 else 'none' }}\"\n\n"
+    config = re.sub(
+        r"(?<=^answers_version:\n  type: int\n  default: )\d+",
+        str(version),
+        config,
+        flags=re.MULTILINE,
     )
-    config = config.replace("default: 1\n  ask: false", "default: 2\n  ask: false")
-    config = config.replace("# ─── What was", question + "# ─── What was")
+    config += (
+        "invented:\n  type: str\n  choices: [chosen, none]\n"
+        f"  default: \"{{{{ 'chosen' if answers_version >= {version} else 'none' }}}}\"\n"
+    )
     (template / "copier.yml").write_text(config)
-    used = template / "template" / "{{ '.' if cache == 'redis' else '' }}" / "cache.txt"
+    used = template / "template" / "{{ '.' if invented == 'chosen' else '' }}" / "invented.txt"
     used.parent.mkdir()
-    used.write_text("redis\n")
+    used.write_text("chosen\n")
     commit(template, "Ask another question")
     git(template, "tag", "v9002.0.0")
 
@@ -312,6 +305,6 @@ def test_a_new_question_keeps_what_projects_have(releases: Path, tmp_path: Path)
     before = set(read(project))
     update(project, "v9002.0.0")
     assert set(read(project)) == before
-    assert "cache: none" in (project / ".copier-answers.yml").read_text()
+    assert "invented: none" in (project / ".copier-answers.yml").read_text()
     fresh = render(template, tmp_path / "fresh", ref="v9002.0.0")
-    assert (fresh / "cache.txt").exists()
+    assert (fresh / "invented.txt").exists()
