@@ -6,16 +6,13 @@ from http import HTTPStatus
 from starlette.datastructures import Headers
 
 from ..errors import AppError
+from ..errors import Forbidden as Forbidden  # for code that imports it from here
 
 
 class InvalidToken(AppError):
     status = HTTPStatus.UNAUTHORIZED
     headers: Mapping[str, str] = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
     detail = "The access token is not valid."
-
-
-class Forbidden(AppError):
-    status = HTTPStatus.FORBIDDEN
 
 
 def read_token(headers: Headers) -> str | None:

@@ -4,8 +4,9 @@ from fastapi import Depends
 from fastapi.requests import HTTPConnection
 from fastapi.security import OpenIdConnect
 
+from ..errors import Forbidden
 from ..lifespan import Connection
-from .bearer import Forbidden, read_token
+from .bearer import read_token
 from .schemas import Principal
 
 

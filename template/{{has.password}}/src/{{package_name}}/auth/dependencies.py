@@ -4,9 +4,11 @@ from fastapi import Depends
 from fastapi.requests import HTTPConnection
 from fastapi.security import OAuth2PasswordBearer
 
+from ..dependencies import ClientAddress as ClientAddress  # for code that imports it from here
 from ..dependencies import SessionDep
+from ..errors import Forbidden
 from ..lifespan import Connection
-from .bearer import Forbidden, read_token
+from .bearer import read_token
 from .schemas import Caller, Role
 from .service import AuthService
 from .tokens import Claims
@@ -82,11 +84,3 @@ async def get_user_service(session: SessionDep, admin: AdminUser) -> UserService
 
 
 UserServiceDep = Annotated[UserService, Depends(get_user_service)]
-
-
-async def get_client_address(connection: Connection) -> str:
-    """Behind a proxy that FORWARDED_ALLOW_IPS names, uvicorn has put its client in the place."""
-    return connection.client.host if connection.client else ""
-
-
-ClientAddress = Annotated[str, Depends(get_client_address)]

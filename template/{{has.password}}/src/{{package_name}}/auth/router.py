@@ -3,10 +3,11 @@ from uuid import UUID
 
 from fastapi import FastAPI, Form, status
 
+from ..dependencies import ClientNetwork
 from ..pagination import Page, PageQuery, PageRead
 from ..routing import Router
 from ..settings import AuthSettings
-from .dependencies import AuthServiceDep, ClientAddress, CurrentUser, UserServiceDep
+from .dependencies import AuthServiceDep, CurrentUser, UserServiceDep
 from .models import User
 from .schemas import (
     AccountRead,
@@ -25,8 +26,8 @@ sign_up_router = Router(prefix="/auth", tags=["auth"])
 
 
 @sign_up_router.post("/users", response_model=UserRead, status_code=status.HTTP_201_CREATED)
-async def sign_up(auth: AuthServiceDep, address: ClientAddress, new: UserCreate) -> User:
-    return await auth.sign_up(new, address)
+async def sign_up(auth: AuthServiceDep, network: ClientNetwork, new: UserCreate) -> User:
+    return await auth.sign_up(new, network)
 
 
 @router.get("/users", response_model=PageRead[AccountRead])
@@ -41,10 +42,10 @@ async def update_user(users: UserServiceDep, user_id: UUID, changes: AccountUpda
 
 @router.post("/token")
 async def grant_token(
-    auth: AuthServiceDep, address: ClientAddress, request: Annotated[TokenRequest, Form()]
+    auth: AuthServiceDep, network: ClientNetwork, request: Annotated[TokenRequest, Form()]
 ) -> TokenRead:
     """Exchange an email address, as `username`, and a password, or a refresh token (RFC 6749)."""
-    return await auth.grant_token(request, address)
+    return await auth.grant_token(request, network)
 
 
 @router.post("/revoke")
@@ -60,10 +61,10 @@ async def get_me(user: CurrentUser) -> Caller:
 
 @router.post("/password", status_code=status.HTTP_204_NO_CONTENT)
 async def change_password(
-    auth: AuthServiceDep, user: CurrentUser, address: ClientAddress, change: PasswordChange
+    auth: AuthServiceDep, user: CurrentUser, network: ClientNetwork, change: PasswordChange
 ) -> None:
     """Change the password, and log out everywhere."""
-    return await auth.change_password(user, change, address)
+    return await auth.change_password(user, change, network)
 
 
 def add_auth(app: FastAPI, settings: AuthSettings) -> None:

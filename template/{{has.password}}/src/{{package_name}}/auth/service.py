@@ -1,6 +1,5 @@
 from contextlib import suppress
 from datetime import timedelta
-from http import HTTPStatus
 from uuid import UUID
 
 from pydantic import Secret
@@ -8,10 +7,10 @@ from sqlalchemy import Row, bindparam, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ..database import Database
-from ..errors import AppError, Conflict
+from ..errors import BadRequest, Conflict, Forbidden
 from ..settings import AuthSettings
 from . import sessions
-from .bearer import Forbidden, InvalidToken
+from .bearer import InvalidToken
 from .models import User, UserSession
 from .passwords import Passwords
 from .schemas import (
@@ -39,10 +38,8 @@ FIND_PASSWORD = select(User.id, User.password_hash).where(
 )
 
 
-class TokenError(AppError):
+class TokenError(BadRequest):
     """What OAuth2 clients understand: `error` is one of the words of RFC 6749 §5.2."""
-
-    status = HTTPStatus.BAD_REQUEST
 
     def __init__(self, error: str, description: str) -> None:
         super().__init__(description, error=error, error_description=description)
@@ -61,9 +58,9 @@ class AuthService:
         self._tokens = tokens
         self._settings = settings
 
-    async def sign_up(self, new: UserCreate, address: str) -> User:
+    async def sign_up(self, new: UserCreate, network: str) -> User:
         """Tell that an address is taken, since nobody is asked by mail, but not many times."""
-        throttle = Throttle(address)
+        throttle = Throttle(network)
         async with self._database.write.begin() as session:
             await throttle.check(session)
         try:
@@ -87,10 +84,10 @@ class AuthService:
             raise Conflict("There is an account with this email address.") from error
         return user
 
-    async def grant_token(self, request: TokenRequest, address: str) -> TokenRead:
+    async def grant_token(self, request: TokenRequest, network: str) -> TokenRead:
         match request.grant_type:
             case "password":
-                return await self._log_in(request, address)
+                return await self._log_in(request, network)
             case "refresh_token":
                 return await self._refresh(request)
             case "":
@@ -98,14 +95,14 @@ class AuthService:
         description = "The grant_type should be password or refresh_token."
         raise TokenError("unsupported_grant_type", description)
 
-    async def _log_in(self, request: TokenRequest, address: str) -> TokenRead:
+    async def _log_in(self, request: TokenRequest, network: str) -> TokenRead:
         if not request.username or not request.password.get_secret_value():
             raise TokenError("invalid_request", "The username or the password is missing.")
         try:
             email = normalize_email(request.username)
         except ValueError:
             email = ""  # which no account has
-        throttle = Throttle(address, email)
+        throttle = Throttle(network, email)
         account = await self._check_password(email, request.password, throttle)
         if account is None:
             raise TokenError("invalid_grant", "The email address or the password is wrong.")
@@ -123,7 +120,7 @@ class AuthService:
                 await sessions.delete_expired(session, limit=100)
                 lifetime = timedelta(seconds=self._settings.refresh_token_lifetime)
                 return self._tokens.issue(await sessions.start(session, user.id, lifetime))
-        return await self._log_in(request, address)
+        return await self._log_in(request, network)
 
     async def _check_password(
         self, email: str, password: Secret[str], throttle: Throttle
@@ -160,9 +157,9 @@ class AuthService:
                 with suppress(InvalidToken):
                     await sessions.end(session, self._tokens.verify(token).session_id)
 
-    async def change_password(self, user: Caller, change: PasswordChange, address: str) -> None:
+    async def change_password(self, user: Caller, change: PasswordChange, network: str) -> None:
         """End every session, too, and so every access token."""
-        throttle = Throttle(address, user.email)
+        throttle = Throttle(network, user.email)
         account = await self._check_password(user.email, change.current_password, throttle)
         if account is None:
             raise Forbidden("The current password is wrong.")

@@ -8,8 +8,6 @@ and at it block it, so that neither strangers nor neighbours who guess lock its 
 from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import sha256
-from http import HTTPStatus
-from ipaddress import IPv6Address, IPv6Network, ip_address
 from math import ceil
 
 from sqlalchemy import case, delete, func, select, update
@@ -17,7 +15,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..database import utc_now
-from ..errors import AppError
+from ..errors import TooManyRequests
 from .models import Attempts
 
 FORGOTTEN_AFTER = timedelta(hours=1)
@@ -36,14 +34,13 @@ ACCOUNT = Limit(free=5, longest=60)
 ADDRESS = Limit(free=20, longest=600)
 
 
-class TooManyAttempts(AppError):
-    status = HTTPStatus.TOO_MANY_REQUESTS
-
+class TooManyAttempts(TooManyRequests):
     def __init__(self, wait: timedelta) -> None:
         seconds = max(1, ceil(wait.total_seconds()))
         detail = f"Too many attempts failed. Try again in {seconds} s."
-        super().__init__(detail, error="temporarily_unavailable", error_description=detail)
-        self.headers = {"Retry-After": str(seconds)}
+        super().__init__(
+            seconds, detail, error="temporarily_unavailable", error_description=detail
+        )
 
 
 class Throttle:
@@ -52,8 +49,7 @@ class Throttle:
     Call `check` before an attempt, and `fail` or `succeed` after it, before its answer is sent.
     """
 
-    def __init__(self, address: str, email: str = "") -> None:
-        network = widen(address)
+    def __init__(self, network: str, email: str = "") -> None:
         self._address = hash_key("address", network)
         self._known = hash_key("account", email, network)
         self._account = hash_key("account", email) if email else None
@@ -127,14 +123,3 @@ class Throttle:
 def hash_key(*parts: str) -> bytes:
     """Name a counter, so that the table tells nobody who tried what."""
     return sha256("\0".join(parts).encode(errors="surrogatepass")).digest()
-
-
-def widen(address: str) -> str:
-    """Whoever has one IPv6 address has the whole network of it, /64."""
-    try:
-        parsed = ip_address(address)
-    except ValueError:  # a Unix socket has none
-        return address
-    if isinstance(parsed, IPv6Address) and not parsed.ipv4_mapped:
-        return str(IPv6Network((int(parsed), 64), strict=False))
-    return str(parsed)

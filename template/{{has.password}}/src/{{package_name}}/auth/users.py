@@ -3,10 +3,9 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from ..errors import NotFound
+from ..errors import Forbidden, NotFound
 from ..pagination import Page, PageParameters
 from . import sessions
-from .bearer import Forbidden
 from .models import User
 from .schemas import AccountUpdate, Caller
 
