@@ -154,3 +154,30 @@ def test_what_prevents_it_is_a_sentence(tmp_path: Path, project: Path) -> None:
 
     (project / ".git").rename(tmp_path / "git")
     assert_refused("update", "This is not a Git repository")
+
+
+@pytest.mark.parametrize("source", ["../releases", "releases", ".", "{project}"])
+def test_a_template_that_is_not_where_it_seems_to_be_is_a_sentence(
+    releases: Path, project: Path, source: str
+) -> None:
+    answers = project / ".copier-answers.yml"
+    source = source.format(project=project)
+    text = answers.read_text()
+    assert f"\n_src_path: {releases}\n" in text
+    answers.write_text(text.replace(str(releases), source))
+    commit(project, "Move the template")
+    for task in ("update", "diff"):
+        done = template(project, task)
+        assert done.returncode == 1
+        assert f".copier-answers.yml says that the template is at {source}, which" in done.stdout
+        assert "Write its URL or its absolute path there, as _src_path" in done.stdout
+        assert git(project, "status", "--porcelain") == ""
+
+
+def test_a_template_may_be_at_a_url(releases: Path, project: Path) -> None:
+    answers = project / ".copier-answers.yml"
+    url = f"git+file://{releases}"
+    answers.write_text(answers.read_text().replace(f"_src_path: {releases}", f"_src_path: {url}"))
+    done = template(project, "diff")
+    assert done.returncode == 0, done.stdout
+    assert done.stdout == ""

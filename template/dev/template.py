@@ -4,6 +4,7 @@ What the template made of this project's answers is rendered anew, in the versio
 has. Against that, what the project has changed shows, and what an update took away.
 """
 
+import re
 import shutil
 import subprocess
 import sys
@@ -101,8 +102,16 @@ def render(folder: Path, *options: str) -> Path:
 def require(answers: Path) -> Path:
     if not answers.exists():
         raise TemplateError(f"There is no {answers}: run this in the folder of the project.")
-    if "\n_commit: " not in answers.read_text():
+    text = answers.read_text()
+    if "\n_commit: " not in text:
         raise TemplateError(f"{answers} has no _commit, so the version of the template is unknown.")
+    [source] = re.findall(r"^_src_path: ['\"]?(.+?)['\"]?$", text, re.MULTILINE)
+    is_absolute = re.match(r"[/~]|[\w.+@-]+:", source)
+    if not is_absolute or Path(source).expanduser().resolve() == Path.cwd():
+        raise TemplateError(
+            f"{answers} says that the template is at {source}, which is not its place as seen from "
+            "this project. Write its URL or its absolute path there, as _src_path, and commit it."
+        )
     return answers
 
 

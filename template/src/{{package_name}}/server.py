@@ -12,6 +12,9 @@ from typing import Any
 import click
 import structlog
 import uvicorn
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.supervisors import ChangeReload
+from websockets.frames import CloseCode
 
 from .settings import Settings
 
@@ -21,18 +24,32 @@ logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger()
 CLOSING = 5  # seconds that the pools have to close, after the last request
 
 
+class SocketProtocol(WebSocketsSansIOProtocol):
+    """Closes with "going away": uvicorn's own code, 1012, promises that the service restarts."""
+
+    def shutdown(self) -> None:
+        if self.handshake_complete and not self.close_sent:
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": CloseCode.GOING_AWAY})
+            self.conn.send_close(CloseCode.GOING_AWAY)
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            self.close_sent = True
+        super().shutdown()
+
+
 class Server(uvicorn.Server):
     """Ends within `grace` seconds of SIGTERM, and still listens for the first `drain` of them.
 
-    Meanwhile /health/ready answers 503, so that whatever balances the load sends no more requests.
-    Ctrl-C waits for no balancer. A second signal, and the end of the time, cancel what still runs,
-    which ends as with any error. `is_cut_short` tells whether there was such a request.
+    Meanwhile /health/ready answers 503, so that whatever balances the load sends no more requests,
+    and streams can end. Ctrl-C waits for no balancer. The same signal again, and the end of the
+    time, cancel what still runs, which ends as with any error. `is_cut_short` tells whether there
+    was such a request.
     """
 
     def __init__(self, config: uvicorn.Config, *, drain: int, grace: int) -> None:
         super().__init__(config)
         self.drain = drain
         self.grace = grace
+        self.signal: int | None = None  # the first one
         self.deadline: float | None = None  # in the time of the event loop, after a signal
         self.hurry = asyncio.Event()
         self.is_cut_short = False
@@ -46,11 +63,15 @@ class Server(uvicorn.Server):
         yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.deadline is not None:
-            self.stop_listening()
-            self.hurry.set()
+        if self.signal is not None:
+            # Ctrl-C reaches the reloader, too, which sends SIGTERM then.
+            if sig == self.signal:
+                self.stop_listening()
+                self.hurry.set()
             return
-        self.lifespan.state["is_draining"] = True
+        self.signal = sig
+        if self.started:
+            self.lifespan.state["draining"].set()
         self.config.encoded_headers.append((b"connection", b"close"))
         drain = min(self.drain, self.grace) if self.started and sig == signal.SIGTERM else 0
         logger.info("going away", drain=drain, grace=self.grace)
@@ -108,12 +129,13 @@ def serve(
         "access_log": False,
         "log_config": None,
         "server_header": False,
+        "ws": SocketProtocol,
+        "ws_max_size": settings.http.max_message_size,
     }
+    config = uvicorn.Config(app, reload=reload, reload_dirs=["src"] if reload else None, **options)
+    server = Server(config, drain=0 if reload else drain, grace=grace)
     if reload:
-        uvicorn.run(
-            app, reload=True, reload_dirs=["src"], timeout_graceful_shutdown=grace, **options
-        )
+        ChangeReload(config, target=server.run, sockets=[config.bind_socket()]).run()
     else:
-        server = Server(uvicorn.Config(app, **options), drain=drain, grace=grace)
         server.run()
         sys.exit(int(server.is_cut_short))

@@ -5,7 +5,7 @@ from fastapi import FastAPI, Form, status
 
 from ..dependencies import ClientNetwork
 from ..pagination import Page, PageQuery, PageRead
-from ..routing import Router
+from ..routing import Router, public
 from ..settings import AuthSettings
 from .dependencies import AuthServiceDep, CurrentUser, UserServiceDep
 from .models import User
@@ -26,6 +26,7 @@ sign_up_router = Router(prefix="/auth", tags=["auth"])
 
 
 @sign_up_router.post("/users", response_model=UserRead, status_code=status.HTTP_201_CREATED)
+@public
 async def sign_up(auth: AuthServiceDep, network: ClientNetwork, new: UserCreate) -> User:
     return await auth.sign_up(new, network)
 
@@ -41,6 +42,7 @@ async def update_user(users: UserServiceDep, user_id: UUID, changes: AccountUpda
 
 
 @router.post("/token")
+@public
 async def grant_token(
     auth: AuthServiceDep, network: ClientNetwork, request: Annotated[TokenRequest, Form()]
 ) -> TokenRead:
@@ -49,6 +51,7 @@ async def grant_token(
 
 
 @router.post("/revoke")
+@public
 async def revoke_token(auth: AuthServiceDep, request: Annotated[RevocationRequest, Form()]) -> None:
     """Log out: end the session of a refresh token, or of an access token in its time (RFC 7009)."""
     return await auth.revoke(request)

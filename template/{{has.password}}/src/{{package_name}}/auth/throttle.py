@@ -38,9 +38,7 @@ class TooManyAttempts(TooManyRequests):
     def __init__(self, wait: timedelta) -> None:
         seconds = max(1, ceil(wait.total_seconds()))
         detail = f"Too many attempts failed. Try again in {seconds} s."
-        super().__init__(
-            seconds, detail, error="temporarily_unavailable", error_description=detail
-        )
+        super().__init__(seconds, detail, error="temporarily_unavailable", error_description=detail)
 
 
 class Throttle:
