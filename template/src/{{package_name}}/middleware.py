@@ -229,7 +229,9 @@ def get_route(scope: Scope) -> str | None:
     """The template of the path, `/v1/items/{item_id}`, or None where no route matched."""
     # `scope["route"].path` lacks the prefixes of `include_router`.
     context = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
-    return getattr(context, "path", None)
+    # That of a WebSocket has its path in a route of its own.
+    route = getattr(context, "starlette_route", None) or context
+    return getattr(route, "path", None)
 
 
 def add_middleware(app: FastAPI, settings: HttpSettings) -> None:

@@ -1,0 +1,214 @@
+"""A rendered service with a stream, a WebSocket and background tasks, as a team would add them."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from secrets import token_hex
+
+import httpx2
+import pytest
+from breakable import Service, row
+from harness import UV, eventually, make_environment, render, run
+from postgres import HOST, free_port
+
+FEATURE = """
+import asyncio
+from collections.abc import AsyncGenerator
+
+from fastapi import BackgroundTasks, WebSocket
+from fastapi.sse import EventSourceResponse
+
+from .dependencies import DrainingDep
+from .errors import Conflict
+from .routing import Router
+
+router = Router(prefix="/feature")
+
+
+@router.get("/stream", response_class=EventSourceResponse)
+async def stream(draining: DrainingDep) -> AsyncGenerator[str]:
+    yield "open"
+    await draining.wait()
+    yield "closed"
+
+
+@router.get("/endless", response_class=EventSourceResponse)
+async def stream_for_ever() -> AsyncGenerator[str]:
+    yield "open"
+    await asyncio.sleep(3600)
+
+
+@router.websocket("/socket")
+async def echo(websocket: WebSocket) -> None:
+    await websocket.accept()
+    async for text in websocket.iter_text():
+        await websocket.send_text(text)
+
+
+async def fail() -> None:
+    raise Conflict("in the background")
+
+
+@router.post("/tasks")
+async def start(background: BackgroundTasks) -> None:
+    background.add_task(fail)
+"""
+
+
+@pytest.fixture(scope="module")
+def project(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project") / "rendered"
+    project = render(template, folder, database="none", auth="none")
+    package = project / "src" / "my_service"
+    (package / "feature.py").write_text(FEATURE)
+    app = package / "app.py"
+    text = app.read_text()
+    text = text.replace("# Yours: imports\n", "# Yours: imports\nfrom . import feature\n")
+    text = text.replace(
+        "    # Yours: routers\n", "    # Yours: routers\n    app.include_router(feature.router)\n"
+    )
+    app.write_text(text)
+    assert run(project, UV, "sync", "--quiet").returncode == 0
+    return project
+
+
+@pytest.fixture
+def service(project: Path) -> Iterator[Service]:
+    service = Service(project, {"AUTH_SECRET": token_hex(32)}, "--drain=2", "--grace=4")
+    with ExitStack() as stack:
+        stack.callback(service.stop)
+        assert eventually(service.answers), service.log
+        yield service
+
+
+HANDSHAKE = (
+    b"GET /feature/socket HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+
+
+def open_socket(stack: ExitStack, service: Service) -> socket.socket:
+    client = stack.enter_context(socket.create_connection((HOST, service.port), timeout=10))
+    client.sendall(HANDSHAKE)
+    answer = b""
+    while not answer.endswith(b"\r\n\r\n"):
+        answer += client.recv(1)
+    assert answer.startswith(b"HTTP/1.1 101 ")
+    return client
+
+
+def read_close_code(client: socket.socket) -> int:
+    """Read the frame that closes a WebSocket (RFC 6455, section 5.5.1)."""
+    opcode, length = client.recv(2)
+    assert opcode == 0x88
+    return int.from_bytes(client.recv(length)[:2])
+
+
+def read_events(response: httpx2.Response) -> Iterator[str]:
+    return (json.loads(line[6:]) for line in response.iter_lines() if line.startswith("data: "))
+
+
+@row("A stream or a WebSocket is open when the process ends")
+def test_a_process_ends_with_a_stream_and_a_websocket(service: Service) -> None:
+    with ExitStack() as stack:
+        client = open_socket(stack, service)
+        events = read_events(stack.enter_context(service.client.stream("GET", "/feature/stream")))
+        assert next(events) == "open"
+        service.process.terminate()
+        assert next(events) == "closed"
+        # The stream has ended, the process goes on.
+        assert service.answers("/health/live")
+        assert service.answers(status=503)
+        assert read_close_code(client) == 1001
+        assert service.process.wait(10) == 0
+    assert not service.events(level="warning")
+    [line] = service.events(event="websocket")
+    assert (line["route"], line["code"]) == ("/feature/socket", 1001)
+    service.check_log()
+
+
+def test_a_stream_that_does_not_end_is_cut(service: Service) -> None:
+    with service.client.stream("GET", "/feature/endless") as response:
+        events = read_events(response)
+        assert next(events) == "open"
+        service.process.terminate()
+        with pytest.raises(httpx2.RemoteProtocolError):
+            next(events)
+    assert service.process.wait(10) == 1
+    assert service.events(event="cut short")
+    service.check_log()
+
+
+@row("A background task fails")
+def test_a_background_task_that_fails(service: Service) -> None:
+    response = service.client.post("/feature/tasks")
+    assert response.status_code == 200
+    request_id = response.headers["X-Request-ID"]
+    assert eventually(lambda: len(service.events(request_id=request_id)) == 2)
+    request, failure = service.events(request_id=request_id)
+    assert (request["event"], request["status"]) == ("request", 200)
+    assert (failure["event"], failure["level"]) == ("background task failed", "error")
+    assert "Conflict: in the background" in failure["exception"]
+    # Its connection goes on.
+    assert service.client.get("/health/live").status_code == 200
+    assert service.log.count("Traceback") == failure["exception"].count("Traceback")
+
+
+@row("A message that is too large")
+def test_a_message_that_is_too_large(service: Service) -> None:
+    with ExitStack() as stack:
+        client = open_socket(stack, service)
+        size = 65_537
+        client.sendall(b"\x81\xff" + size.to_bytes(8) + bytes(4) + bytes(size))
+        assert read_close_code(client) == 1009
+    assert eventually(lambda: bool(service.events(event="websocket", code=1009)))
+    service.check_log()
+
+
+def test_a_reload_and_the_end_of_development_wait_for_no_stream(project: Path) -> None:
+    port = free_port()
+    with (
+        subprocess.Popen(
+            [UV, "run", "poe", "dev", "--port", str(port)],
+            cwd=project,
+            env=make_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        ) as process,
+        httpx2.Client(base_url=f"http://{HOST}:{port}", timeout=30) as client,
+    ):
+        try:
+            assert eventually(lambda: responds(client))
+            with client.stream("GET", "/feature/stream") as response:
+                events = read_events(response)
+                assert next(events) == "open"
+                started = time.monotonic()
+                (project / "src" / "my_service" / "feature.py").touch()
+                assert next(events) == "closed"
+            assert eventually(lambda: responds(client))
+            with client.stream("GET", "/feature/stream") as response:
+                events = read_events(response)
+                assert next(events) == "open"
+                os.killpg(process.pid, signal.SIGINT)
+                assert next(events) == "closed"
+            output, _ = process.communicate(timeout=10)
+        finally:
+            process.kill()
+    assert time.monotonic() - started < 15  # seconds; the grace period has 20
+    assert "cut short" not in output
+    assert "Traceback" not in output
+
+
+def responds(client: httpx2.Client) -> bool:
+    try:
+        return client.get("/health/live").status_code == 200
+    except httpx2.TransportError:
+        return False
