@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,11 +11,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from secrets import token_hex
+from textwrap import dedent
 
 import httpx2
 import pytest
 from breakable import Service, row
-from harness import UV, eventually, make_environment, render, run
+from harness import UV, eventually, make_environment, read_section, render, run
 from postgres import HOST, free_port
 
 FEATURE = """
@@ -24,18 +26,12 @@ from collections.abc import AsyncGenerator
 from fastapi import BackgroundTasks, WebSocket
 from fastapi.sse import EventSourceResponse
 
-from .dependencies import DrainingDep
+from .clock import router as clock
 from .errors import Conflict
 from .routing import Router
 
 router = Router(prefix="/feature")
-
-
-@router.get("/stream", response_class=EventSourceResponse)
-async def stream(draining: DrainingDep) -> AsyncGenerator[str]:
-    yield "open"
-    await draining.wait()
-    yield "closed"
+router.include_router(clock)
 
 
 @router.get("/endless", response_class=EventSourceResponse)
@@ -66,6 +62,10 @@ def project(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project") / "rendered"
     project = render(template, folder, database="none", auth="none")
     package = project / "src" / "my_service"
+    section = read_section(project, "Streams, WebSockets, background tasks")
+    [example] = re.findall(r"^    import.*?\n\n(?=\w)", section, re.MULTILINE | re.DOTALL)
+    (package / "clock").mkdir()
+    (package / "clock" / "__init__.py").write_text(dedent(example))
     (package / "feature.py").write_text(FEATURE)
     app = package / "app.py"
     text = app.read_text()
@@ -118,10 +118,10 @@ def read_events(response: httpx2.Response) -> Iterator[str]:
 def test_a_process_ends_with_a_stream_and_a_websocket(service: Service) -> None:
     with ExitStack() as stack:
         client = open_socket(stack, service)
-        events = read_events(stack.enter_context(service.client.stream("GET", "/feature/stream")))
-        assert next(events) == "open"
+        events = read_events(stack.enter_context(service.client.stream("GET", "/feature/clock")))
+        assert next(events)
         service.process.terminate()
-        assert next(events) == "closed"
+        list(events)  # until it ends
         # The stream has ended, the process goes on.
         assert service.answers("/health/live")
         assert service.answers(status=503)
@@ -187,18 +187,18 @@ def test_a_reload_and_the_end_of_development_wait_for_no_stream(project: Path) -
     ):
         try:
             assert eventually(lambda: responds(client))
-            with client.stream("GET", "/feature/stream") as response:
+            with client.stream("GET", "/feature/clock") as response:
                 events = read_events(response)
-                assert next(events) == "open"
+                assert next(events)
                 started = time.monotonic()
                 (project / "src" / "my_service" / "feature.py").touch()
-                assert next(events) == "closed"
+                list(events)  # until it ends
             assert eventually(lambda: responds(client))
-            with client.stream("GET", "/feature/stream") as response:
+            with client.stream("GET", "/feature/clock") as response:
                 events = read_events(response)
-                assert next(events) == "open"
+                assert next(events)
                 os.killpg(process.pid, signal.SIGINT)
-                assert next(events) == "closed"
+                list(events)  # until it ends
             output, _ = process.communicate(timeout=10)
         finally:
             process.kill()
