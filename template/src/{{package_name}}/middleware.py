@@ -103,7 +103,7 @@ class SocketExchange(Exchange):
                 self.is_accepted = True
                 message["headers"] = [*message.get("headers", ()), self.request_id]
             case "websocket.close":
-                self.code, self.status = message.get("code", 1000), HTTPStatus.FORBIDDEN
+                self.code, self.status = message.get("code", 1000), HTTPStatus.FORBIDDEN.value
             case "websocket.http.response.start" if self.is_accepted:
                 if self.code is not None:
                     return
