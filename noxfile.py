@@ -9,7 +9,7 @@ nox.options.stop_on_first_error = True
 
 UPDATES = ("tests/test_update.py", "tests/test_template_tasks.py")
 PROJECTS = ("tests/test_project.py", "tests/test_image.py")
-FAULTS = ("tests/test_faults.py", "tests/test_hostile.py")
+FAULTS = ("tests/test_faults.py", "tests/test_hostile.py", "tests/test_streams.py")
 
 
 def run(session: nox.Session, *command: str) -> None:

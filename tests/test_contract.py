@@ -33,7 +33,7 @@ def test_each_row_about_faults_is_a_test() -> None:
     docs = (ROOT / "template" / "docs" / "faults.md.jinja").read_text()
     rows = set(re.findall(r"^\| (.+?) \|", docs, re.MULTILINE)) - {"fault"}
     tests = "".join(
-        (ROOT / "tests" / f"test_{part}.py").read_text() for part in ("faults", "hostile")
+        (ROOT / "tests" / f"test_{part}.py").read_text() for part in ("faults", "hostile", "streams")
     )
     assert rows == set(re.findall(r'^@row\("(.+)"\)$', tests, re.MULTILINE))
 
