@@ -53,16 +53,17 @@ def remove_branch(url: URL, branch: str) -> None:
     with alembic_errors():
         config = make_config(url)
         scripts = ScriptDirectory.from_config(config)
-        if branch not in (branches := list_branches(scripts)):
-            names = ", ".join(sorted(branches))
-            raise MigrationError(f"There is no branch {branch} in migrations/, but: {names}")
+        if branch not in list_branches(scripts):
+            raise MigrationError(f"There is no branch {branch} in migrations/")
 
         def revert(heads: str, _: MigrationContext) -> list[MigrationStep]:
             steps = scripts._downgrade_revs(f"{branch}@base", heads)
-            others = {step.revision.revision for step in steps if not is_of(branch, step.revision)}
-            if others:
-                names = ", ".join(sorted(others))
-                raise MigrationError(f"The branch {branch} cannot go: {names} depends on it")
+            for step in steps:
+                if not is_of(branch, step.revision):
+                    raise MigrationError(
+                        f"The branch {branch} cannot be removed: "
+                        f"{step.revision.revision} depends on it"
+                    )
             return [*steps]
 
         with EnvironmentContext(config, scripts, fn=revert):
@@ -140,14 +141,15 @@ def read_record(connection: Connection) -> dict[str, list[str]]:
 
 
 @contextmanager
-def recording(connection: Connection, scripts: ScriptDirectory) -> Generator[None]:
+def recording(
+    connection: Connection, context: MigrationContext, scripts: ScriptDirectory
+) -> Generator[None]:
     """Keep in a comment of Alembic's table which revisions each of its rows implies.
 
     Alembic has no row for a branch on which another one depends: the file of the latter says that
     it is applied. An older version of the service lacks that file, though. And when the team's
     migrations no longer depend on a branch, which can be removed then, it needs a row again.
     """
-    context = MigrationContext.configure(connection)
     known = list_revisions(scripts, ["heads"])
     rows = known.intersection(context.get_current_heads())
     record = read_record(connection)
