@@ -142,6 +142,7 @@ async def open_pool(
     )
     event.listen(engine.sync_engine, "do_connect", connect_or_explain)
     event.listen(engine.sync_engine, "handle_error", drop_frozen_connection)
+    event.listen(engine.sync_engine, "handle_error", drop_outdated_connections)
     if not read_only:
         event.listen(engine.sync_engine, "handle_error", drop_read_only_connection)
     try:
@@ -171,6 +172,15 @@ def drop_frozen_connection(context: ExceptionContext) -> None:
     if isinstance(context.original_exception, TimeoutError):
         context.is_disconnect = True
         raise Unavailable from context.original_exception
+
+
+def drop_outdated_connections(context: ExceptionContext) -> None:
+    """Replace all connections when a migration has changed a type that they have cached."""
+    error = context.original_exception
+    if "cache lookup failed for type" in str(error):  # of the server, for a type that was dropped
+        context.is_disconnect = True
+    if type(error.__cause__).__name__ == "OutdatedSchemaCacheError":  # of asyncpg
+        context.is_disconnect = True
 
 
 def drop_read_only_connection(context: ExceptionContext) -> None:
