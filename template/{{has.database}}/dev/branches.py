@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-from sqlalchemy.util import to_list
+from alembic.util import to_tuple
 
 FIELDS = ("revision", "down_revision", "branch_labels", "depends_on")
 
@@ -15,9 +15,9 @@ FIELDS = ("revision", "down_revision", "branch_labels", "depends_on")
 class Migration:
     path: Path
     revision: str
-    down_revisions: list[str]
-    labels: list[str]
-    dependencies: list[str]
+    down_revisions: tuple[str, ...]
+    labels: tuple[str, ...]
+    dependencies: tuple[str, ...]
 
     @property
     def branch(self) -> str:
@@ -36,7 +36,7 @@ def read_migrations(project: Path) -> dict[str, Migration]:
                         fields[name] = ast.literal_eval(node.value)
         revision, *others = fields.values()
         migrations[str(revision)] = Migration(
-            path.relative_to(project), str(revision), *map(to_list, others)
+            path.relative_to(project), str(revision), *(to_tuple(other, ()) for other in others)
         )
     return migrations
 
