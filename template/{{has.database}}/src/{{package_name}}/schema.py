@@ -25,7 +25,7 @@ from .errors import Unavailable
 TEAM = "app"
 # Where Alembic records what it has applied.
 VERSIONS = Table("alembic_version", MetaData(), Column("version_num", String))
-CREATED = re.compile(r"create_table\(\s*[\"'](.+?)[\"']")
+CREATED = re.compile(r"(?:create_table\(|rename_table\([^,]+,)\s*[\"'](.+?)[\"']")
 
 
 class MigrationError(Unavailable):
