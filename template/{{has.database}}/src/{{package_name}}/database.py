@@ -87,9 +87,12 @@ class Database:
                 await reader.execute(select(1))
                 await writer.execute(select(1))
                 if not self.is_schema_checked:
+                    # Here, since it imports Alembic, which a server needs only once.
+                    from .schema import check_schema
+
                     await (await writer.connection()).run_sync(check_schema)
                     self.is_schema_checked = True
-        except (MigrationError, TimeoutError) as error:
+        except TimeoutError as error:
             raise Unavailable from error
 
 
@@ -139,6 +142,7 @@ async def open_pool(
     )
     event.listen(engine.sync_engine, "do_connect", connect_or_explain)
     event.listen(engine.sync_engine, "handle_error", drop_frozen_connection)
+    event.listen(engine.sync_engine, "handle_error", drop_outdated_connections)
     if not read_only:
         event.listen(engine.sync_engine, "handle_error", drop_read_only_connection)
     try:
@@ -170,58 +174,16 @@ def drop_frozen_connection(context: ExceptionContext) -> None:
         raise Unavailable from context.original_exception
 
 
+def drop_outdated_connections(context: ExceptionContext) -> None:
+    """Replace all connections when a migration has changed a type that they have cached."""
+    error = context.original_exception
+    if "cache lookup failed for type" in str(error):  # of the server, for a type that was dropped
+        context.is_disconnect = True
+    if type(error.__cause__).__name__ == "OutdatedSchemaCacheError":  # of asyncpg
+        context.is_disconnect = True
+
+
 def drop_read_only_connection(context: ExceptionContext) -> None:
     """Count a writer that may not write as lost: another server may be the primary by now."""
     if getattr(context.original_exception, "sqlstate", None) == "25006":
         context.is_disconnect = True
-
-
-class MigrationError(Exception):
-    """A sentence, such as that Alembic does not know the revision of the database."""
-
-
-class SchemaBehindError(MigrationError):
-    pass
-
-
-def migrate(url: URL) -> None:
-    """Bring the database to the newest schema: `migrations/` of the working directory.
-
-    Raise `MigrationError` when there are none, or when they do not fit the database.
-    """
-    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
-    # Here, since only this needs Alembic: a server starts without it.
-    import alembic.command
-    import alembic.config
-    import alembic.util
-
-    config = alembic.config.Config(toml_file="pyproject.toml")
-    config.attributes["url"] = url
-    try:
-        alembic.command.upgrade(config, "head")
-    except alembic.util.CommandError as error:
-        raise MigrationError(str(error)) from None
-
-
-def check_schema(connection: Connection) -> None:
-    """Raise `SchemaBehindError` if the database lacks a migration of those in `migrations/`.
-
-    One that has migrations which are not there is ahead: a newer version of the service runs, too.
-    """
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    # Here, since it is done once.
-    import alembic.config
-    import alembic.script
-    import alembic.util
-    from alembic.runtime.migration import MigrationContext
-
-    config = alembic.config.Config(toml_file="pyproject.toml")
-    done = set(MigrationContext.configure(connection).get_current_heads())
-    try:
-        scripts = alembic.script.ScriptDirectory.from_config(config)
-        missing = set(scripts.get_heads()) - done
-        is_ahead = done - {script.revision for script in scripts.walk_revisions()}
-    except alembic.util.CommandError as error:
-        raise MigrationError(str(error)) from None
-    if missing and not is_ahead:
-        raise SchemaBehindError("The schema is behind")

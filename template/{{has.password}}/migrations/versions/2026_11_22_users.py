@@ -5,6 +5,7 @@ from alembic import op
 
 revision = "users"
 down_revision = None
+branch_labels = ("auth",)
 
 
 def upgrade() -> None:

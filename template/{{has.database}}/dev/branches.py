@@ -1,0 +1,77 @@
+"""What an update from the template means for the branches of the migrations."""
+
+import ast
+import tomllib
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+from alembic.util import to_tuple
+
+FIELDS = ("revision", "down_revision", "branch_labels", "depends_on")
+
+
+@dataclass(frozen=True)
+class Migration:
+    path: Path
+    revision: str
+    down_revisions: tuple[str, ...]
+    labels: tuple[str, ...]
+    dependencies: tuple[str, ...]
+
+    @property
+    def branch(self) -> str:
+        return self.labels[0] if self.labels else self.revision.rpartition("_")[0]
+
+
+def read_migrations(project: Path) -> dict[str, Migration]:
+    """Read the migrations of a project by their revisions, without importing any."""
+    migrations = {}
+    for path in sorted(project.glob("migrations/versions/*.py")):
+        fields = dict.fromkeys(FIELDS)
+        for node in ast.parse(path.read_text()).body:
+            match node:
+                case ast.Assign([ast.Name(name)]) | ast.AnnAssign(ast.Name(name)):
+                    if name in FIELDS and node.value:
+                        fields[name] = ast.literal_eval(node.value)
+        revision, *others = fields.values()
+        migrations[str(revision)] = Migration(
+            path.relative_to(project), str(revision), *(to_tuple(other, ()) for other in others)
+        )
+    return migrations
+
+
+def describe_deleted_branches(old: Path, new: Path, removed: list[str]) -> str:
+    """Name the branches to remove from the databases before an update deletes their migrations."""
+    migrations = read_migrations(Path())
+    deleted = migrations.keys() & read_migrations(old).keys() - read_migrations(new).keys()
+    branches = {migrations[revision].branch for revision in deleted} - {*removed}
+    if not branches:
+        return ""
+    sorter = TopologicalSorter[str]()
+    for migration in migrations.values():
+        others = {migrations[revision].branch for revision in migration.dependencies}
+        sorter.add(migration.branch, *others - {migration.branch})
+    order = [branch for branch in reversed([*sorter.static_order()]) if branch in branches]
+    service = tomllib.loads(Path("pyproject.toml").read_text())["project"]["name"]
+    commands = "".join(f"  uv run poe dev {service} migrate --remove {name}\n" for name in order)
+    options = " ".join(f"--removed {name}" for name in [*removed, *order])
+    return (
+        "The update would delete migrations whose tables exist. Drop the tables first, with their "
+        f"rows, in every database:\n{commands}In production, run `{service} migrate --remove` in "
+        f"the version that is there. Then repeat the update with: {options}"
+    )
+
+
+def describe_dependent_migrations(new: Path) -> str:
+    """Say how to move migrations of the team that are based on those of the template."""
+    managed, migrations = read_migrations(new), read_migrations(Path())
+    has_branch = any("app" in migration.labels for migration in migrations.values())
+    label = "" if has_branch else '    branch_labels = ("app",)\n'
+    return "".join(
+        f"{migration.path} is based on a migration of the template. To let the example go without "
+        "it, replace its lines by these:\n    down_revision = None\n"
+        f"{label}    depends_on = {(*migration.down_revisions, *migration.dependencies)}\n"
+        for revision, migration in migrations.items()
+        if revision not in managed and {*migration.down_revisions} & managed.keys()
+    )

@@ -1,0 +1,287 @@
+"""Databases that hold data while their project changes: answers, branches, migrations of a team."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from secrets import token_hex
+
+import psycopg
+import pytest
+from harness import (
+    ROOT,
+    UV,
+    commit,
+    git,
+    list_releases,
+    read_section,
+    render,
+    run,
+    succeed,
+    take_snapshot,
+)
+from postgres import running
+
+CURRENT = "v9000.0.0"
+# Of a team: the lines of a migration, and those of a model.
+CREATE = "op.execute(\"CREATE TABLE orders AS SELECT 'kept' AS name\")"
+DROP = 'op.execute("DROP TABLE orders")'
+MODEL = """
+from uuid import UUID
+
+from sqlalchemy import ForeignKey
+from sqlalchemy.orm import Mapped, mapped_column
+
+from .database import Base
+
+
+class Order(Base):
+    __tablename__ = "orders"
+
+    buyer_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
+"""
+
+
+@pytest.fixture(scope="session")
+def releases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The history of this repository with a tag for each release, and the working tree on top."""
+    template = tmp_path_factory.mktemp("releases") / "template"
+    git(ROOT, "clone", "--quiet", "--no-tags", str(ROOT), str(template))
+    for version, revision in list_releases().items():
+        git(template, "tag", f"v{version}", revision)
+    shutil.rmtree(template / "template")
+    take_snapshot(template)
+    commit(template, "The working tree")
+    git(template, "tag", CURRENT)
+    return template
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    with running() as url:
+        yield url
+
+
+@pytest.fixture
+def database(server: str) -> str:
+    """The URL of an empty database, on which `poe dev` runs what follows it."""
+    name = f"live_{token_hex(4)}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return server.replace("/app_test", f"/{name}")
+
+
+def query(url: str, statement: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(url, autocommit=True) as connection:
+        cursor = connection.execute(statement)
+        return cursor.fetchall() if cursor.description else []
+
+
+def start(releases: Path, project: Path, ref: str = CURRENT, **answers: str) -> Path:
+    render(releases, project, ref=ref, **answers)
+    succeed(project, UV, "lock", "--quiet")
+    git(project, "init", "--quiet")
+    commit(project, "Start from the template")
+    return project
+
+
+def dev(project: Path, url: str, *command: str) -> str:
+    return succeed(project, UV, "run", "-q", "poe", "dev", *command, DATABASE_URL=url)
+
+
+def write_migration(project: Path, url: str, *command: str) -> Path:
+    """Write a migration, and let it create a table of the team."""
+    before = set(project.glob("migrations/versions/*.py"))
+    succeed(project, UV, "run", "-q", "poe", *command, DATABASE_URL=url)
+    [path] = set(project.glob("migrations/versions/*.py")) - before
+    text = (
+        path.read_text().replace("    pass", f"    {CREATE}", 1).replace("    pass", f"    {DROP}")
+    )
+    path.write_text(text.replace("revision =", "from alembic import op\n\nrevision =", 1))
+    return path
+
+
+def update(project: Path, url: str, **answers: str) -> list[str]:
+    """Change answers as a team does, and return the branches that have to be removed before."""
+    data = [f"--data={question}={answer}" for question, answer in answers.items()]
+    command = [UV, "run", "-q", "poe", "template-update", *data]
+    done = run(project, *command)
+    branches = re.findall(r"migrate --remove (\w+)$", done.stdout, re.MULTILINE)
+    if branches:
+        assert done.returncode == 1
+        assert git(project, "status", "--porcelain") == ""
+        for line in re.findall(r"^  (uv run poe dev .+)$", done.stdout, re.MULTILINE):
+            succeed(project, "sh", "-c", line.replace("uv", UV, 1), DATABASE_URL=url)
+        options = re.findall(r"with: (.+)$", done.stdout, re.MULTILINE)[0].split()
+        done = run(project, *command, *options)
+    assert done.returncode == 0, done.stdout
+    assert "Traceback" not in done.stdout
+    succeed(project, UV, "lock", "--quiet")
+    commit(project, "Update")
+    return branches
+
+
+PASSWORD = {"database": "asyncpg", "auth": "password"}
+OIDC = {"database": "asyncpg", "auth": "oidc"}
+ROWS = {
+    "password": [
+        "INSERT INTO users VALUES (gen_random_uuid(), 'a@b.c', '', 'user', true, now(), now())",
+        "INSERT INTO items SELECT gen_random_uuid(), id, 'x', '', now(), now() FROM users",
+    ],
+    "oidc": ["INSERT INTO items VALUES (gen_random_uuid(), 'ada', 'x', '', now(), now())"],
+    "none": ["INSERT INTO items VALUES (gen_random_uuid(), 'x', '', now(), now())"],
+}
+
+
+@pytest.mark.parametrize(
+    ("on", "off", "removed_first", "removed_then"),
+    [
+        (PASSWORD, {"auth": "oidc"}, ["example", "auth"], ["example"]),
+        (PASSWORD, {"auth": "none"}, ["example", "auth"], ["example"]),
+        (OIDC, {"auth": "none"}, ["example"], ["example"]),
+        (OIDC, {"database": "none"}, ["example"], []),
+    ],
+)
+def test_an_answer_changes_while_there_is_data(
+    releases: Path,
+    database: str,
+    tmp_path: Path,
+    on: dict[str, str],
+    off: dict[str, str],
+    removed_first: list[str],
+    removed_then: list[str],
+) -> None:
+    def insert(answers: dict[str, str]) -> None:
+        """Use the database, where there is one."""
+        if answers["database"] != "none":
+            dev(project, database, "my-service", "migrate")
+            for statement in ROWS[answers["auth"]]:
+                query(database, statement)
+            assert "No new upgrade operations" in dev(project, database, "alembic", "check")
+        assert query(database, "SELECT * FROM orders") == [("kept",)]
+
+    project = start(releases, tmp_path / "project", **on)
+    write_migration(project, database, "migration", "--empty", "add orders")
+    commit(project, "Add orders")
+    insert(on)
+    assert update(project, database, **off) == removed_first
+    insert(on | off)
+    assert update(project, database, **on) == removed_then
+    insert(on)
+
+
+@pytest.mark.parametrize("auth", ["password", "oidc"])
+def test_a_database_of_the_first_release_with_a_migration_of_its_team(
+    releases: Path, database: str, tmp_path: Path, auth: str
+) -> None:
+    project = start(releases, tmp_path / "project", "v0.1.0", auth=auth)
+    dev(project, database, "my-service", "migrate")
+    command = ("dev", "alembic", "revision", "--message", "orders")
+    path = write_migration(project, database, *command)
+    dev(project, database, "my-service", "migrate")
+    commit(project, "Add orders")
+    assert update(project, database) == []
+    assert "Running upgrade" not in dev(project, database, "my-service", "migrate")
+    assert "No new upgrade operations" in dev(project, database, "alembic", "check")
+
+    # What the team has based on the example would go with it.
+    remove = [UV, "run", "-q", "poe", "dev", "my-service", "migrate", "--remove", "example"]
+    refused = run(project, *remove, DATABASE_URL=database)
+    assert refused.returncode == 1
+    assert "The branch example cannot be removed" in refused.stdout
+    advice = succeed(project, UV, "run", "-q", "poe", "template-update")
+    lines = re.findall(r"^    (\w+ = .+)$", advice, re.MULTILINE)
+    assert f"{path.relative_to(project)} is based on a migration of the template." in advice
+    text = re.sub(r"^down_revision = .+$", "\n".join(lines), path.read_text(), flags=re.MULTILINE)
+    path.write_text(text)
+    assert "Running upgrade" not in dev(project, database, "my-service", "migrate")
+
+    # It has no foreign key to an item.
+    path.write_text(re.sub(r"^depends_on = .+\n", "", text, flags=re.MULTILINE))
+    remove_example(project, database)
+    assert query(database, "SELECT to_regclass('items')") == [(None,)]
+    assert query(database, "SELECT * FROM orders") == [("kept",)]
+    assert "Running upgrade" not in dev(project, database, "my-service", "migrate")
+    assert "No new upgrade operations" in dev(project, database, "alembic", "check")
+
+
+def remove_example(project: Path, url: str) -> None:
+    """Do what the page says."""
+    section = read_section(project, "Remove the example")
+    for command in re.findall(r"^    (.+)$", section, re.MULTILINE):
+        succeed(project, "sh", "-c", command, DATABASE_URL=url)
+    app = project / "src" / "my_service" / "app.py"
+    lines = app.read_text().splitlines(keepends=True)
+    app.write_text("".join(line for line in lines if "items" not in line))
+
+
+@pytest.fixture(scope="session")
+def project(releases: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    project = start(releases, tmp_path_factory.mktemp("project") / "rendered")
+    (project / "src" / "my_service" / "orders.py").write_text(MODEL.lstrip())
+    app = project / "src" / "my_service" / "app.py"
+    ours = "# Yours: imports\nfrom . import orders as _orders  # noqa: F401\n"
+    app.write_text(app.read_text().replace("# Yours: imports\n", ours))
+    return project
+
+
+def migration(project: Path, url: str, *arguments: str) -> tuple[str, set[Path]]:
+    """Return what it prints, and the files that it adds."""
+    before = {path: path.read_bytes() for path in project.glob("migrations/versions/*.py")}
+    output = succeed(project, UV, "run", "-q", "poe", "migration", *arguments, DATABASE_URL=url)
+    assert before == {path: path.read_bytes() for path in before}
+    return output, set(project.glob("migrations/versions/*.py")) - before.keys()
+
+
+def test_migrations_of_a_team(project: Path, database: str) -> None:
+    query(database, "CREATE TABLE of_an_extension (id int)")
+    _, [first] = migration(project, database, "add orders")
+    revision = re.findall(r'^revision = "(app_[0-9a-f]{12})"$', first.read_text(), re.MULTILINE)[0]
+    assert revision in first.name
+    assert (
+        'down_revision = None\nbranch_labels = ("app",)\ndepends_on = "users"\n'
+        in first.read_text()
+    )
+    assert "of_an_extension" not in first.read_text()
+    output, files = migration(project, database, "add orders")
+    assert "there is nothing to migrate" in output
+    assert files == set()
+    for message in (
+        "add orders",
+        "add orders",
+        "",
+        'say """hi\\',
+        "a\nb {c} %s ${d}",
+        "long " * 40,
+    ):
+        _, [path] = migration(project, database, "--empty", message)
+        assert re.search(r'^down_revision = "app_[0-9a-f]{12}"$', path.read_text(), re.MULTILINE)
+    for _ in range(2):
+        dev(
+            project,
+            database,
+            "alembic",
+            "revision",
+            "--message",
+            "add orders",
+            "--head",
+            "app@head",
+        )
+    assert len(list(project.glob("migrations/versions/*.py"))) == 2 + 1 + 6 + 2
+    dev(project, database, "my-service", "migrate")
+    succeed(project, UV, "run", "-q", "poe", "check")
+
+
+def test_the_example_goes_and_the_tables_of_the_team_stay(
+    releases: Path, database: str, tmp_path: Path
+) -> None:
+    project = start(releases, tmp_path / "project")
+    write_migration(project, database, "migration", "--empty", "add orders")
+    dev(project, database, "my-service", "migrate")
+    for statement in ROWS["password"]:
+        query(database, statement)
+    remove_example(project, database)
+    assert "Running upgrade" not in dev(project, database, "my-service", "migrate")
+    assert query(database, "SELECT to_regclass('items')") == [(None,)]
+    assert query(database, "SELECT * FROM orders") == [("kept",)]
+    assert query(database, "SELECT count(*) FROM users") == [(1,)]
