@@ -4,8 +4,8 @@ from fastapi import FastAPI
 
 from ..routing import Router
 from .dependencies import CurrentPrincipal, bearer
-from .provider import discovery_url
 from .principal import Principal
+from .provider import discovery_url
 from .schemas import PrincipalRead
 from .settings import AuthSettings
 
