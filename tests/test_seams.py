@@ -187,4 +187,5 @@ def test_settings_of_a_team_leave_the_suite_green(
     assert "  PAYMENT_KEY: Field required" in refused.stdout
     add(project / ".env.development", "settings", "PAYMENT_KEY=key")
     succeed(project, UV, "run", "poe", "check")
-    succeed(project, UV, "run", "poe", "test", LOG="/var/log", LOG_LEVEL="chatty")
+    shell = {"LOG": "/var/log", "LOG_LEVEL": "chatty", "PGSSLMODE": "require"}
+    succeed(project, UV, "run", "poe", "test", **shell)
