@@ -13,8 +13,6 @@ import click
 import structlog
 import uvicorn
 
-from .settings import Settings
-
 logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger()
 
 
@@ -86,9 +84,7 @@ class Server(uvicorn.Server):
             connection.transport.abort()
 
 
-def serve(
-    settings: Settings, host: str, port: int, *, reload: bool, drain: int, grace: int
-) -> None:
+def serve(host: str, port: int, *, reload: bool, drain: int, grace: int, has_docs: bool) -> None:
     """Answer requests until a signal; exit with 1 if a request had to be cut short, else with 0."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -97,7 +93,7 @@ def serve(
         raise click.ClickException(
             f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --port, or PORT."
         ) from None
-    if settings.environment == "development":
+    if has_docs:
         click.echo(f"Interactive docs: http://{host}:{port}/docs", err=True)
     app = f"{__package__}.main:app"
     options: dict[str, Any] = {

@@ -5,7 +5,6 @@ from fastapi import FastAPI, Form, status
 
 from ..pagination import Page, PageQuery, PageRead
 from ..routing import Router
-from ..settings import AuthSettings
 from .dependencies import AuthServiceDep, ClientAddress, CurrentUser, UserServiceDep
 from .models import User
 from .schemas import (
@@ -19,6 +18,7 @@ from .schemas import (
     UserCreate,
     UserRead,
 )
+from .settings import AuthSettings
 
 router = Router(prefix="/auth", tags=["auth"])
 sign_up_router = Router(prefix="/auth", tags=["auth"])
