@@ -7,7 +7,7 @@ from .logs import configure_logs
 from .settings import get_settings
 
 settings = get_settings()
-configure_logs(settings)
+configure_logs(settings.log, settings.environment)
 app = create_app(settings)
 
 # What is loaded now stays, and the collector need not look at it again and again: under load the

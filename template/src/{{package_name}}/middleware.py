@@ -8,11 +8,13 @@ import re
 from http import HTTPStatus
 from secrets import token_hex
 from time import perf_counter
+from typing import Annotated
 
 import structlog
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
+from pydantic import AfterValidator, PositiveInt
 from starlette.datastructures import Headers
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.responses import Response
@@ -20,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from .errors import Unavailable, problem, respond_to_app_error
-from .settings import HttpSettings
+from .groups import CommaSeparated, Group
 
 # isort: split
 # Yours: imports
@@ -38,6 +40,25 @@ SECURITY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
 ]
+
+
+def check_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(re.fullmatch(r"\*|(\*\.)?[^*/\s]+", host) for host in hosts):
+        raise ValueError("should be example.com, *.example.com or *")
+    return hosts
+
+
+def check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(re.fullmatch(r"\*|https?://[^*/\s]+", origin) for origin in origins):
+        raise ValueError("should be https://example.com, without a path, or *")
+    return origins
+
+
+class HttpSettings(Group):
+    allowed_hosts: Annotated[CommaSeparated, AfterValidator(check_hosts)] = ("*",)
+    cors_origins: Annotated[CommaSeparated, AfterValidator(check_origins)] = ()
+    max_body_size: PositiveInt = 1_048_576  # bytes
+    max_message_size: PositiveInt = 65_536  # bytes, of a WebSocket
 
 
 class Exchange:

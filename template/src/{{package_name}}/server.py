@@ -16,8 +16,6 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.supervisors import ChangeReload
 from websockets.frames import CloseCode
 
-from .settings import Settings
-
 logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger()
 
 
@@ -108,7 +106,14 @@ class Server(uvicorn.Server):
 
 
 def serve(
-    settings: Settings, host: str, port: int, *, reload: bool, drain: int, grace: int
+    host: str,
+    port: int,
+    *,
+    reload: bool,
+    drain: int,
+    grace: int,
+    max_message_size: int,
+    has_docs: bool,
 ) -> None:
     """Answer requests until a signal; exit with 1 if a request had to be cut short, else with 0."""
     try:
@@ -118,7 +123,7 @@ def serve(
         raise click.ClickException(
             f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --port, or PORT."
         ) from None
-    if settings.environment == "development":
+    if has_docs:
         click.echo(f"Interactive docs: http://{host}:{port}/docs", err=True)
     app = f"{__package__}.main:app"
     options: dict[str, Any] = {
@@ -130,7 +135,7 @@ def serve(
         "log_config": None,
         "server_header": False,
         "ws": SocketProtocol,
-        "ws_max_size": settings.http.max_message_size,
+        "ws_max_size": max_message_size,
     }
     config = uvicorn.Config(app, reload=reload, reload_dirs=["src"] if reload else None, **options)
     server = Server(config, drain=0 if reload else drain, grace=grace)

@@ -70,6 +70,16 @@ def running(data: Path | None = None) -> Generator[str]:
         raise PostgresError(problem.strip() or "The start of PostgreSQL was killed. Try again.")
 
 
+@contextmanager
+def development_database() -> Generator[dict[str, str]]:
+    """Run a server whose data stays in `.local/`, and yield the variable that names it."""
+    try:
+        with running(Path(".local/postgres")) as url:
+            yield {"DATABASE_URL": url}
+    except PostgresError as error:
+        sys.exit(str(error))
+
+
 def find_binaries() -> Path:
     """Prefer the wheel's to the machine's, so that everybody runs the same version."""
     places = []

@@ -207,8 +207,8 @@ def running_provider(audience: str) -> Generator[Provider]:
 
 
 @contextmanager
-def provider_settings(service: str) -> Generator[dict[str, str]]:
-    """Serve, say how to get a token, and yield the variables of the environment that fit."""
+def development_provider(service: str) -> Generator[dict[str, str]]:
+    """Run a provider, say how to get a token, and yield the variables that name it."""
     with running_provider(service) as provider:
         curl = f"curl -d grant_type=client_credentials -d client_id=ada {provider.issuer}/token"
         print(f"A provider for development, which believes everybody: {curl}", file=sys.stderr)

@@ -2,15 +2,30 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, ClassVar, TypeVarTuple
+from typing import Annotated, Any, ClassVar, Literal, TypedDict, TypeVarTuple
 from uuid import UUID
 
-from sqlalchemy import URL, Connection, DateTime, MetaData, Row, Select, event, select
+from fastapi.requests import HTTPConnection
+from pydantic import BeforeValidator, PositiveFloat, PositiveInt
+from pydantic_settings import NoDecode
+from sqlalchemy import (
+    URL,
+    Connection,
+    DateTime,
+    MetaData,
+    Row,
+    Select,
+    event,
+    make_url,
+    select,
+)
 from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect, ExceptionContext
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
@@ -22,9 +37,44 @@ from sqlalchemy.util import greenlet_spawn
 from uuid_utils.compat import uuid7
 
 from .errors import Unavailable
-from .settings import DatabaseSettings
+from .groups import PLACEHOLDER, Group
 
 Columns = TypeVarTuple("Columns")
+
+
+def parse_database_url(value: object) -> URL:
+    """Accept what libpq and hosting providers write, and name the driver."""
+    try:
+        url = value if isinstance(value, URL) else make_url(str(value))
+    except (ArgumentError, ValueError):
+        url = make_url("unknown://")
+    schemes = {"postgres", "postgresql", "postgresql+asyncpg"}
+    if url.drivername not in schemes or not url.database:
+        # Not with the value in it, which may hold a password.
+        raise ValueError("should look like postgresql://user:password@host:5432/database")
+    options = dict(url.query)
+    options.pop("channel_binding", None)  # for libpq only
+    ssl = options.pop("sslmode", options.pop("ssl", None))
+    if options:
+        raise ValueError(f"has options that only libpq knows: {', '.join(options)}")
+    return url.set(drivername="postgresql+asyncpg", query={"ssl": ssl} if ssl else {})
+
+
+DatabaseUrl = Annotated[URL, NoDecode, BeforeValidator(parse_database_url)]
+
+
+class DatabaseSettings(Group):
+    url: DatabaseUrl
+    reader_url: DatabaseUrl | None = None
+    pool_size: PositiveInt = 10
+    pool_timeout: PositiveFloat = 5  # seconds
+    statement_timeout: PositiveFloat = 10  # seconds
+    migrations: Literal["required", "optional"] = "required"
+
+    def check_for_production(self) -> None:
+        for url in (self.url, self.reader_url):
+            if url and re.search(PLACEHOLDER, url.password or "", re.IGNORECASE):
+                raise ValueError("the password in the URL is that of an example")
 
 
 def utc_now() -> datetime:
@@ -94,6 +144,14 @@ class Database:
                     self.is_schema_checked = True
         except TimeoutError as error:
             raise Unavailable from error
+
+
+class DatabaseState(TypedDict):
+    database: Database
+
+
+class DatabaseConnection(HTTPConnection[DatabaseState]):
+    """A request or WebSocket on which the database is open."""
 
 
 @asynccontextmanager

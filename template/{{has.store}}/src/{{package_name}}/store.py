@@ -3,8 +3,10 @@
 from collections import defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 from uuid import UUID
+
+from fastapi.requests import HTTPConnection
 
 T = TypeVar("T")
 
@@ -20,6 +22,14 @@ class Store:
 
     def records(self, kind: type[T], partition: str = "") -> dict[UUID, T]:
         return self._records[kind, partition]
+
+
+class StoreState(TypedDict):
+    store: Store
+
+
+class StoreConnection(HTTPConnection[StoreState]):
+    """A request or WebSocket on which the store is open."""
 
 
 @asynccontextmanager

@@ -5,9 +5,9 @@ from fastapi.requests import HTTPConnection
 from fastapi.security import OpenIdConnect
 
 from ..errors import Forbidden
-from ..lifespan import Connection
 from .bearer import read_token
-from .schemas import Principal
+from .principal import Principal
+from .state import AuthConnection
 
 
 class ProviderBearer(OpenIdConnect):
@@ -26,15 +26,17 @@ BearerToken = Annotated[str, Depends(bearer)]
 OptionalToken = Annotated[str | None, Depends(optional_bearer)]
 
 
-async def get_principal(connection: Connection, token: BearerToken) -> Principal:
-    return await connection.state["tokens"].verify(token)
+async def get_principal(connection: AuthConnection, token: BearerToken) -> Principal:
+    return await connection.state["auth"].tokens.verify(token)
 
 
 CurrentPrincipal = Annotated[Principal, Depends(get_principal)]
 
 
-async def get_optional_principal(connection: Connection, token: OptionalToken) -> Principal | None:
-    return await connection.state["tokens"].verify(token) if token is not None else None
+async def get_optional_principal(
+    connection: AuthConnection, token: OptionalToken
+) -> Principal | None:
+    return await connection.state["auth"].tokens.verify(token) if token is not None else None
 
 
 # None for a request without a token; one that is not valid is refused nevertheless.

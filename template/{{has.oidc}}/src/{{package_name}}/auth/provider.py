@@ -13,7 +13,7 @@ from httpx2 import AsyncClient, HTTPError, InvalidURL
 from jwt import InvalidKeyError, PyJWK, PyJWTError
 
 from ..errors import Unavailable
-from ..settings import AuthSettings
+from .settings import AuthSettings
 
 logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger()
 

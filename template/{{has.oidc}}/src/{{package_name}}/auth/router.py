@@ -3,10 +3,11 @@ from typing import Any
 from fastapi import FastAPI
 
 from ..routing import Router
-from ..settings import AuthSettings
 from .dependencies import CurrentPrincipal, bearer
+from .principal import Principal
 from .provider import discovery_url
-from .schemas import Principal, PrincipalRead
+from .schemas import PrincipalRead
+from .settings import AuthSettings
 
 router = Router(prefix="/auth", tags=["auth"])
 

@@ -1,19 +1,8 @@
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """Who sent the request, as the access token says; `claims` has all of it."""
-
-    subject: str
-    scopes: frozenset[str]
-    roles: frozenset[str]
-    claims: Mapping[str, Any]
-
+from .principal import Principal as Principal
 
 Sorted = Annotated[list[str], BeforeValidator(sorted)]
 

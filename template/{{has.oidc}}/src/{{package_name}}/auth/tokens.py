@@ -8,10 +8,10 @@ import structlog
 from jwt.exceptions import InvalidSubjectError
 from jwt.types import Options
 
-from ..settings import AuthSettings
 from .bearer import InvalidToken
+from .principal import Principal
 from .provider import Provider
-from .schemas import Principal
+from .settings import AuthSettings
 
 logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger()
 
@@ -38,7 +38,7 @@ class Tokens:
             logger.info("token refused", reason=type(error).__name__)
             raise InvalidToken from error
         return Principal(
-            subject=claims["sub"],
+            id=claims["sub"],
             scopes=read_scopes(find_claim(claims, self._settings.scopes_claim)),
             roles=read_roles(find_claim(claims, self._settings.roles_claim)),
             claims=claims,

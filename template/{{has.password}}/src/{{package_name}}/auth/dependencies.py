@@ -7,10 +7,11 @@ from fastapi.security import OAuth2PasswordBearer
 from ..dependencies import ClientAddress as ClientAddress  # for code that imports it from here
 from ..dependencies import SessionDep
 from ..errors import Forbidden
-from ..lifespan import Connection
 from .bearer import read_token
+from .principal import Principal
 from .schemas import Caller, Role
 from .service import AuthService
+from .state import AuthConnection
 from .tokens import Claims
 from .users import UserService
 
@@ -30,11 +31,8 @@ BearerToken = Annotated[str, Depends(PasswordBearer(TOKEN_URL))]
 OptionalToken = Annotated[str | None, Depends(PasswordBearer(TOKEN_URL, auto_error=False))]
 
 
-async def get_auth_service(connection: Connection) -> AuthService:
-    state = connection.state
-    return AuthService(
-        state["database"], state["passwords"], state["tokens"], state["settings"].auth
-    )
+async def get_auth_service(connection: AuthConnection) -> AuthService:
+    return AuthService(connection.state["database"], connection.state["auth"])
 
 
 AuthServiceDep = Annotated[AuthService, Depends(get_auth_service)]
@@ -45,6 +43,8 @@ async def get_current_user(auth: AuthServiceDep, token: BearerToken) -> Caller:
 
 
 CurrentUser = Annotated[Caller, Depends(get_current_user)]
+# The same caller, for what serves others than users, too.
+CurrentPrincipal = Annotated[Principal, Depends(get_current_user)]
 
 
 async def get_optional_user(auth: AuthServiceDep, token: OptionalToken) -> Caller | None:
@@ -53,10 +53,11 @@ async def get_optional_user(auth: AuthServiceDep, token: OptionalToken) -> Calle
 
 # None for a request without a token; one that is not valid is refused nevertheless.
 OptionalUser = Annotated[Caller | None, Depends(get_optional_user)]
+OptionalPrincipal = Annotated[Principal | None, Depends(get_optional_user)]
 
 
-async def get_token_claims(connection: Connection, token: BearerToken) -> Claims:
-    return connection.state["tokens"].verify(token)
+async def get_token_claims(connection: AuthConnection, token: BearerToken) -> Claims:
+    return connection.state["auth"].tokens.verify(token)
 
 
 # For endpoints that need no row: a token is good for them until it expires, whatever happened to
@@ -65,15 +66,15 @@ TokenClaims = Annotated[Claims, Depends(get_token_claims)]
 
 
 class RequireRole:
-    """The current user, if it has the role: `Depends(RequireRole("admin"))`."""
+    """The principal, if it has the role: `Depends(RequireRole("admin"))`."""
 
     def __init__(self, role: Role) -> None:
         self.role = role
 
-    async def __call__(self, user: CurrentUser) -> Caller:
-        if user.role != self.role:
+    async def __call__(self, principal: CurrentPrincipal) -> Principal:
+        if self.role not in principal.roles:
             raise Forbidden(f"This is for the role {self.role}.")
-        return user
+        return principal
 
 
 AdminUser = Annotated[Caller, Depends(RequireRole("admin"))]

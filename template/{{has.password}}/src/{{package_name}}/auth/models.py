@@ -1,4 +1,5 @@
 from datetime import datetime
+from typing import Annotated
 from uuid import UUID
 
 from sqlalchemy import ForeignKey, LargeBinary, String
@@ -15,6 +16,10 @@ class User(Base):
     password_hash: Mapped[str] = mapped_column(String(200))
     role: Mapped[Role] = mapped_column(String(20), default="user")
     is_active: Mapped[bool] = mapped_column(default=True)
+
+
+# The `id` of the principal to whom a row belongs.
+OwnerId = Annotated[UUID, mapped_column(ForeignKey("users.id", ondelete="CASCADE"))]
 
 
 class UserSession(Base):

@@ -6,7 +6,6 @@ from fastapi import FastAPI, Form, status
 from ..dependencies import ClientNetwork
 from ..pagination import Page, PageQuery, PageRead
 from ..routing import Router, public
-from ..settings import AuthSettings
 from .dependencies import AuthServiceDep, CurrentUser, UserServiceDep
 from .models import User
 from .schemas import (
@@ -20,6 +19,7 @@ from .schemas import (
     UserCreate,
     UserRead,
 )
+from .settings import AuthSettings
 
 router = Router(prefix="/auth", tags=["auth"])
 sign_up_router = Router(prefix="/auth", tags=["auth"])

@@ -7,6 +7,7 @@ from email_validator import validate_email
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Secret
 
 from .passwords import MAX_LENGTH, MAX_RAW_LENGTH, MIN_LENGTH, check_password
+from .principal import Principal
 
 Role = Literal["user", "admin"]
 
@@ -30,11 +31,10 @@ NewPassword = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who sent the request: all that an endpoint needs to know, without a live row behind it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller(Principal):
+    """A principal that is a user, without a live row behind it."""
 
-    id: UUID
     email: str
     role: Role
 

@@ -8,11 +8,9 @@ from sqlalchemy.exc import IntegrityError
 
 from ..database import Database
 from ..errors import BadRequest, Conflict, Forbidden
-from ..settings import AuthSettings
 from . import sessions
 from .bearer import InvalidToken
 from .models import User, UserSession
-from .passwords import Passwords
 from .schemas import (
     Caller,
     PasswordChange,
@@ -23,8 +21,8 @@ from .schemas import (
     UserCreate,
     normalize_email,
 )
+from .state import Auth
 from .throttle import Throttle
-from .tokens import Tokens
 
 # Built once, since they run with every authenticated request and every log-in.
 FIND_CALLER = (
@@ -50,13 +48,11 @@ class AuthService:
     has set off is committed although the attacker is answered with an error.
     """
 
-    def __init__(
-        self, database: Database, passwords: Passwords, tokens: Tokens, settings: AuthSettings
-    ) -> None:
+    def __init__(self, database: Database, auth: Auth) -> None:
         self._database = database
-        self._passwords = passwords
-        self._tokens = tokens
-        self._settings = settings
+        self._passwords = auth.passwords
+        self._tokens = auth.tokens
+        self._settings = auth.settings
 
     async def sign_up(self, new: UserCreate, network: str) -> User:
         """Tell that an address is taken, since nobody is asked by mail, but not many times."""
@@ -183,4 +179,6 @@ class AuthService:
                 found = (await session.execute(FIND_CALLER, key)).one_or_none()
         if found is None:
             raise InvalidToken
-        return Caller(found.id, found.email, found.role)
+        return Caller(
+            id=found.id, roles=frozenset([found.role]), email=found.email, role=found.role
+        )

@@ -9,10 +9,10 @@ import jwt
 import structlog
 
 from ..database import utc_now
-from ..settings import AuthSettings
 from .bearer import InvalidToken
 from .schemas import TokenRead
 from .sessions import Grant
+from .settings import AuthSettings
 
 ALGORITHM = "HS256"
 TYPE = "at+jwt"

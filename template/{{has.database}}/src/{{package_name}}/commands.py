@@ -1,0 +1,70 @@
+"""The command that all of the database needs, and what the commands of features share."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import click
+import structlog
+from sqlalchemy import URL
+from sqlalchemy.exc import DBAPIError
+
+from .database import DatabaseSettings, open_database
+from .errors import Unavailable
+from .groups import Environment, read_settings
+from .logs import LogSettings, configure_logs
+from .schema import MigrationError, SchemaBehindError, remove_branch
+from .schema import migrate as migrate_database
+
+logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger()
+
+
+class DatabaseEnvironment(Environment):
+    """What a command reads that needs the database only."""
+
+    log: LogSettings
+    database: DatabaseSettings
+
+
+@click.command()
+@click.option("--remove", metavar="BRANCH", help="Drop the tables of a branch, with their rows.")
+def migrate(remove: str | None) -> None:
+    """Bring the database to the newest schema. When two run at once, the second waits."""
+    settings = read_settings(DatabaseEnvironment)
+    configure_logs(settings.log, settings.environment)
+    with explain_errors(settings.database.url):
+        if remove:
+            remove_branch(settings.database.url, remove)
+        else:
+            migrate_database(settings.database.url)
+
+
+async def check_database(settings: DatabaseSettings) -> None:
+    """Raise `MigrationError` for a wrong schema. /health/ready asks a database that is away."""
+    try:
+        async with open_database(settings) as database:
+            await database.ping()
+    except MigrationError:
+        raise
+    except Unavailable as error:
+        logger.warning("the database is away", cause=repr(error.__cause__))
+
+
+@contextmanager
+def explain_errors(url: URL) -> Generator[None]:
+    """Say in a sentence what is wrong with the database."""
+    try:
+        yield
+    except SchemaBehindError as error:
+        command = click.get_current_context().find_root().info_name
+        raise click.ClickException(
+            f"{error}. Run `{command} migrate` first. "
+            "DATABASE_MIGRATIONS=optional would serve nevertheless."
+        ) from None
+    except MigrationError as error:
+        raise click.ClickException(f"{error}.") from None
+    except Unavailable as error:
+        raise click.ClickException(
+            f"Cannot connect to {url}: {error.__cause__}. Does it run, and is DATABASE_URL right?"
+        ) from None
+    except DBAPIError as error:
+        raise click.ClickException(f"{url} says: {error.driver_exception}") from None

@@ -1,0 +1,72 @@
+"""What the command line does to accounts: sign-up only makes ordinary users."""
+
+import asyncio
+import sys
+
+import click
+from pydantic import ValidationError
+
+from ..commands import DatabaseEnvironment, explain_errors
+from ..database import open_database
+from ..errors import Conflict
+from ..groups import read_settings
+from . import sessions
+from .schemas import UserCreate
+from .service import AuthService
+from .settings import AuthSettings
+from .state import open_auth
+
+
+class AuthEnvironment(DatabaseEnvironment):
+    auth: AuthSettings
+
+
+@click.command()
+@click.argument("email")
+def create_admin(email: str) -> None:
+    """Add an account that may administer the others.
+
+    The password is asked for, or read from a pipe.
+    """
+    settings = read_settings(AuthEnvironment)
+    try:
+        new = UserCreate.model_validate({"email": email, "password": ask_password()})
+        with explain_errors(settings.database.url):
+            asyncio.run(add_admin(settings, new))
+    except ValidationError as error:
+        rules = [f"{problem['loc'][0]}: {problem['msg']}" for problem in error.errors()]
+        raise click.ClickException("; ".join(rules).replace("Value error, ", "")) from None
+    except Conflict as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"{email} is an administrator.")
+
+
+async def add_admin(settings: AuthEnvironment, new: UserCreate) -> None:
+    async with (
+        open_database(settings.database) as database,
+        open_auth(settings.auth) as auth,
+    ):
+        await AuthService(database, auth).add_user(new, "admin")
+
+
+def ask_password() -> str:
+    if sys.stdin.isatty():
+        return click.prompt("Password", hide_input=True, confirmation_prompt=True)
+    return sys.stdin.readline().rstrip("\n")
+
+
+@click.command()
+def delete_expired() -> None:
+    """Delete what has expired: sessions, with their tokens, and counted failures to log in."""
+    settings = read_settings(DatabaseEnvironment)
+    with explain_errors(settings.database.url):
+        count = asyncio.run(delete_expired_rows(settings))
+    click.echo(f"{count} expired sessions and counters are deleted.")
+
+
+async def delete_expired_rows(settings: DatabaseEnvironment) -> int:
+    async with (
+        open_database(settings.database) as database,
+        database.write.begin() as session,
+    ):
+        return await sessions.delete_expired(session)

@@ -1,0 +1,191 @@
+"""What a team adds at the extension points of a project: settings, commands, processes."""
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from textwrap import indent
+
+import httpx2
+import pytest
+from harness import UV, eventually, make_environment, name, render, run, succeed
+from postgres import free_port
+
+
+def add(path: Path, point: str, lines: str, which: int = 0) -> None:
+    """Add lines below an extension point, indented like it."""
+    text = path.read_text()
+    place = [*re.finditer(rf"^( *)# Yours: {point}\n", text, re.MULTILINE)][which]
+    added = indent(lines.strip("\n") + "\n", place[1])
+    path.write_text(text[: place.end()] + added + text[place.end() :])
+
+
+WORKER = """
+import os, sys
+import click
+
+@click.command()
+@click.argument("names", nargs=-1)
+def work(names: tuple[str, ...]) -> None:
+    print("working:", {name: os.environ.get(name) for name in names}, flush=True)
+    for line in open("control"):
+        sys.exit(int(line))
+
+@click.command()
+def count() -> None:
+    print(os.environ["CACHE_URL"])
+"""
+SERVER = """
+from contextlib import contextmanager
+
+@contextmanager
+def development_cache():
+    print("cache runs", flush=True)
+    yield {"CACHE_URL": "cache://local"}
+    print("cache ends", flush=True)
+"""
+VARIABLES = ("CACHE_URL", "PAYMENT_KEY", "PAYMENT_URL", "PGHOST", "HTTPS_PROXY", "ENVIRONMENT")
+
+
+@pytest.fixture
+def project(template: Path, tmp_path: Path) -> Path:
+    """A project with a worker, a server for it, and settings; `control` tells the worker to end."""
+    project = render(template, tmp_path / "project", database="none")
+    package = project / "src" / "my_service"
+    (package / "worker.py").write_text(WORKER)
+    add(package / "cli.py", "imports", "from .worker import count, work")
+    add(package / "cli.py", "commands", "main.add_command(work)\nmain.add_command(count)")
+    (project / "dev" / "cache.py").write_text(SERVER)
+    add(project / "dev" / "__main__.py", "imports", "from .cache import development_cache")
+    add(project / "dev" / "__main__.py", "servers", '"CACHE_URL": development_cache,')
+    words = ", ".join(f'"{word}"' for word in ("work", *VARIABLES))
+    add(project / "dev" / "__main__.py", "processes", f"[SERVICE, {words}],")
+    add(project / ".env.development", "settings", "PAYMENT_KEY=key\nPAYMENT_URL=http://payments")
+    (project / ".env").write_text("PAYMENT_URL=http://mine\n")
+    os.mkfifo(project / "control")
+    succeed(project, UV, "sync")
+    return project
+
+
+@contextmanager
+def developing(project: Path, *arguments: str) -> Generator[subprocess.Popen[str]]:
+    port = free_port()
+    environment = make_environment(PORT=str(port), PGHOST="db", HTTPS_PROXY="http://proxy")
+    with subprocess.Popen(
+        [UV, "run", "poe", "-q", "dev", *arguments],
+        cwd=project,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        url = f"http://127.0.0.1:{port}/health/live"
+        assert eventually(lambda: is_up(url)), process.communicate()
+        yield process
+    assert not is_up(url)
+
+
+def is_up(url: str) -> bool:
+    try:
+        return httpx2.get(url).status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+def find_processes(project: Path, command: str) -> list[int]:
+    """Find what runs in the folder of a project."""
+    processes: list[int] = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (process / "cmdline").read_text().replace("\0", " ").strip()
+            if (process / "cwd").readlink() == project and words.endswith(command):
+                processes.append(int(process.name))
+    return processes
+
+
+def test_processes_run_beside_the_service_with_the_same_settings(project: Path) -> None:
+    with developing(project) as process:
+        assert succeed(project, UV, "run", "poe", "-q", "dev", "my-service", "count") == (
+            "cache runs\ncache://local\ncache ends\n"
+        )
+        assert process.stdout
+        output = process.stdout.readline() + process.stdout.readline()
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=30)
+    working = {
+        "CACHE_URL": "cache://local",
+        "PAYMENT_KEY": "key",
+        "PAYMENT_URL": "http://mine",
+        "PGHOST": None,
+        "HTTPS_PROXY": None,
+        "ENVIRONMENT": "development",
+    }
+    assert output == f"cache runs\nworking: {working}\n"
+
+
+def test_when_one_ends_all_end(project: Path) -> None:
+    with developing(project) as process:
+        (project / "control").write_text("7\n")
+        output, _ = process.communicate(timeout=30)
+    assert process.returncode == 7
+    assert output.endswith("cache ends\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_outlives_it(project: Path, number: signal.Signals) -> None:
+    with developing(project) as process:
+        [main] = find_processes(project, "python -m dev")
+        os.kill(main, number)
+        process.communicate(timeout=30)
+    assert eventually(lambda: find_processes(project, "") == [])
+
+
+PAYMENTS = """
+from pydantic import SecretStr
+
+from .groups import CommaSeparated, Group
+
+
+class PaymentSettings(Group):
+    key: SecretStr
+    regions: CommaSeparated = ("eu",)
+    retries: int = 0
+"""
+EXAMPLE = """
+PAYMENT_KEY=
+PAYMENT_REGIONS=eu
+PAYMENT_RETRIES=0
+MAIL_SENDER=
+SENTRY_DSN=
+IS_DRY_RUN=false
+"""
+ROWS = (
+    {"database": "asyncpg", "auth": "password"},
+    {"database": "none", "auth": "oidc"},
+)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=name)
+def test_settings_of_a_team_leave_the_suite_green(
+    template: Path, tmp_path: Path, row: dict[str, str]
+) -> None:
+    project = render(template, tmp_path / "project", **row)
+    package = project / "src" / "my_service"
+    settings = package / "settings.py"
+    (package / "payments.py").write_text(PAYMENTS.lstrip())
+    add(settings, "imports", "from .payments import PaymentSettings")
+    fields = 'payment: PaymentSettings\nmail: MailSettings\nsentry_dsn: str = ""\n'
+    add(settings, "groups", fields + "is_dry_run: bool = False", which=1)
+    add(settings, "groups", "class MailSettings(Group):\n    sender: str | None = None")
+    add(project / ".env.example", "settings", EXAMPLE)
+    refused = run(project, UV, "run", "poe", "test")
+    assert "The tests read .env.development. These settings are missing" in refused.stdout
+    assert "  PAYMENT_KEY: Field required" in refused.stdout
+    add(project / ".env.development", "settings", "PAYMENT_KEY=key")
+    succeed(project, UV, "run", "poe", "check")
+    shell = {"LOG": "/var/log", "LOG_LEVEL": "chatty", "PGSSLMODE": "require"}
+    succeed(project, UV, "run", "poe", "test", **shell)
