@@ -33,7 +33,8 @@ def test_each_row_about_faults_is_a_test() -> None:
     docs = (ROOT / "template" / "docs" / "faults.md.jinja").read_text()
     rows = set(re.findall(r"^\| (.+?) \|", docs, re.MULTILINE)) - {"fault"}
     tests = "".join(
-        (ROOT / "tests" / f"test_{part}.py").read_text() for part in ("faults", "hostile", "streams")
+        (ROOT / "tests" / f"test_{part}.py").read_text()
+        for part in ("faults", "hostile", "streams")
     )
     assert rows == set(re.findall(r'^@row\("(.+)"\)$', tests, re.MULTILINE))
 
@@ -94,7 +95,7 @@ def test_seeds_are_the_same_for_update_and_recopy_and_none_while_nothing_is_defi
     on_update = [seed.render(_copier_operation="update").strip() for seed in seeds]
     assert on_update == CONFIG["_skip_if_exists"]
     # The update task of a project knows them, too.
-    script = ast.parse((ROOT / "template" / "dev" / "template.py").read_text())
+    script = ast.parse((ROOT / "template" / "dev" / "template.py.jinja").read_text())
     [known] = [
         ast.literal_eval(node.value)
         for node in script.body
@@ -107,20 +108,37 @@ def test_seeds_are_the_same_for_update_and_recopy_and_none_while_nothing_is_defi
 EXTENSION_POINTS = {
     (".dockerignore", "files"),
     (".editorconfig", "files"),
+    (".env.development", "settings"),
     (".env.example", "settings"),
     (".gitattributes", "files"),
+    (".github/workflows/ci.yml", "services"),
     (".github/workflows/ci.yml", "steps"),
+    (".github/workflows/ci.yml", "variables"),
     (".gitignore", "files"),
+    (".gitlab-ci.yml", "services"),
     (".gitlab-ci.yml", "steps"),
+    (".gitlab-ci.yml", "variables"),
     (".pre-commit-config.yaml", "hooks"),
     ("Dockerfile", "build steps"),
     ("Dockerfile", "steps"),
+    ("dev/__main__.py", "imports"),
+    ("dev/__main__.py", "processes"),
+    ("dev/__main__.py", "servers"),
+    ("migrations/env.py", "imports"),
+    ("migrations/env.py", "options"),
     ("pyproject.toml", "dependencies"),
+    ("pyproject.toml", "options"),
+    ("pyproject.toml", "pytest"),
     ("pyproject.toml", "rules"),
     ("pyproject.toml", "tasks"),
     ("pyproject.toml", "warnings"),
+    ("src/{{package_name}}/app.py", "arguments"),
     ("src/{{package_name}}/app.py", "imports"),
     ("src/{{package_name}}/app.py", "routers"),
+    ("src/{{package_name}}/cli.py", "commands"),
+    ("src/{{package_name}}/cli.py", "imports"),
+    ("src/{{package_name}}/dependencies.py", "aliases"),
+    ("src/{{package_name}}/dependencies.py", "imports"),
     ("src/{{package_name}}/lifespan.py", "imports"),
     ("src/{{package_name}}/lifespan.py", "pools"),
     ("src/{{package_name}}/middleware.py", "imports"),
@@ -129,6 +147,7 @@ EXTENSION_POINTS = {
     ("src/{{package_name}}/settings.py", "imports"),
     ("tests/conftest.py", "fixtures"),
     ("tests/conftest.py", "imports"),
+    ("tests/conftest.py", "variables"),
 }
 
 

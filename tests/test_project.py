@@ -129,7 +129,7 @@ def test_the_example_can_be_removed(
     project = render(template, tmp_path / "project", **row)
     follow_the_readme(project)
     assert "item" not in "".join(
-        path.name for path in project.rglob("*") if ".venv" not in str(path)
+        path.name for path in project.rglob("*") if not {".venv", "__pycache__"} & {*path.parts}
     )
     check_and_test(project)
 
@@ -152,10 +152,10 @@ def test_a_feature_can_be_added(
     app.write_text("".join(lines))
     tests = (project / "tests" / "test_items.py").read_text()
     (project / "tests" / "test_books.py").write_text(tests.replace("/v1/items", "/v1/books"))
-    for command in re.findall(r"`(uv run poe dev alembic .+?)`", section):
+    for command in re.findall(r"`(uv run poe migration .+?)`", section):
         succeed(project, "sh", "-c", command)
     succeed(project, UV, "run", "poe", "format")
-    assert ("alembic" in section) == (row["database"] != "none")
+    assert ("poe migration" in section) == (row["database"] != "none")
     check_and_test(project)
 
 
@@ -343,7 +343,8 @@ def test_database_url_is_used_and_no_server_started(
     launcher = project / "dev" / "postgres.py"
     launcher.write_text(
         "class PostgresError(Exception): ...\n\n"
-        "def running(*arguments): raise AssertionError('a server of its own')\n"
+        "def running(*arguments): raise AssertionError('a server of its own')\n\n"
+        "development_database = running\n"
     )
     with running() as url:
         output = succeed(project, UV, "run", "poe", "test", DATABASE_URL=url)
