@@ -1,28 +1,18 @@
 """Databases that hold data while their project changes: answers, branches, migrations of a team."""
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from secrets import token_hex
+from typing import LiteralString
 
 import psycopg
 import pytest
-from harness import (
-    ROOT,
-    UV,
-    commit,
-    git,
-    list_releases,
-    read_section,
-    render,
-    run,
-    succeed,
-    take_snapshot,
-)
+from harness import UV, commit, git, read_section, render, run, succeed
 from postgres import running
+from psycopg import sql
+from releases import CURRENT
 
-CURRENT = "v9000.0.0"
 # Of a team: the lines of a migration, and those of a model.
 CREATE = "op.execute(\"CREATE TABLE orders AS SELECT 'kept' AS name\")"
 DROP = 'op.execute("DROP TABLE orders")'
@@ -43,20 +33,6 @@ class Order(Base):
 
 
 @pytest.fixture(scope="session")
-def releases(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The history of this repository with a tag for each release, and the working tree on top."""
-    template = tmp_path_factory.mktemp("releases") / "template"
-    git(ROOT, "clone", "--quiet", "--no-tags", str(ROOT), str(template))
-    for version, revision in list_releases().items():
-        git(template, "tag", f"v{version}", revision)
-    shutil.rmtree(template / "template")
-    take_snapshot(template)
-    commit(template, "The working tree")
-    git(template, "tag", CURRENT)
-    return template
-
-
-@pytest.fixture(scope="session")
 def server() -> Iterator[str]:
     with running() as url:
         yield url
@@ -67,11 +43,11 @@ def database(server: str) -> str:
     """The URL of an empty database, on which `poe dev` runs what follows it."""
     name = f"live_{token_hex(4)}"
     with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     return server.replace("/app_test", f"/{name}")
 
 
-def query(url: str, statement: str) -> list[tuple[object, ...]]:
+def query(url: str, statement: LiteralString) -> list[tuple[object, ...]]:
     with psycopg.connect(url, autocommit=True) as connection:
         cursor = connection.execute(statement)
         return cursor.fetchall() if cursor.description else []

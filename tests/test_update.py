@@ -1,7 +1,6 @@
 """`copier update`: exact where nobody edited, without loss where somebody did."""
 
 import re
-import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,58 +24,12 @@ from harness import (
     read,
     read_section,
     render,
-    take_snapshot,
 )
+from releases import ADDED, CURRENT, NEXT, start
 
 RELEASES = list_releases()
-# Above all that will ever be released: the working tree, and an invented release after it.
-CURRENT, NEXT = "v9000.0.0", "v9001.0.0"
 SEEDS = set(CONFIG["_skip_if_exists"])
-ADDED = "added in the next release"
 Tree = dict[str, tuple[int, bytes]]
-
-
-@pytest.fixture(scope="session")
-def releases(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The history of this repository in a clone, with a tag for each release, and two to come."""
-    template = tmp_path_factory.mktemp("releases") / "template"
-    git(ROOT, "clone", "--quiet", "--no-tags", str(ROOT), str(template))
-    for version, revision in RELEASES.items():
-        git(template, "tag", f"v{version}", revision)
-    sources = template / "template"
-    shutil.rmtree(sources)
-    take_snapshot(template)
-    commit(template, "The working tree")
-    git(template, "tag", CURRENT)
-
-    # The next release changes a line beside each extension point, and every kind of thing.
-    for path in [path for path in sources.rglob("*") if path.is_file()]:
-        text = path.read_text()
-        changed = re.sub(
-            r"^( *)((# isort: split\n)?# Yours: .*\n)",
-            rf"\1# {ADDED}\n\1\2",
-            text,
-            flags=re.MULTILINE,
-        )
-        path.write_text(changed if "Yours: " in text else text)
-    (sources / "README.md.jinja").write_text("another README\n")
-    (sources / "new" / "{{package_name}}").mkdir(parents=True)
-    (sources / "new" / "{{package_name}}" / "file.txt").write_text(ADDED + "\n")
-    package = sources / "src" / "{{package_name}}"
-    (package / "main.py").chmod(0o755)
-    (package / "pagination.py").rename(package / "pages.py")
-    (package / "py.typed").unlink()
-    commit(template, "The next release")
-    git(template, "tag", NEXT)
-    return template
-
-
-def start(template: Path, project: Path, ref: str, **answers: str) -> Path:
-    """Render a version, and commit what it gives."""
-    render(template, project, ref=ref, **answers)
-    git(project, "init", "--quiet")
-    commit(project, "Start from the template")
-    return project
 
 
 def update(project: Path, ref: str, **answers: str) -> None:

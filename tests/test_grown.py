@@ -1,0 +1,247 @@
+"""A project that a team has grown: only files of its own, and lines at extension points."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from textwrap import indent
+from typing import NamedTuple
+
+import httpx2
+import pytest
+from harness import (
+    CHOICES,
+    UV,
+    choose_rows,
+    commit,
+    eventually,
+    git,
+    make_environment,
+    name,
+    succeed,
+)
+from postgres import free_port
+from releases import ADDED, CURRENT, NEXT, start
+
+GROWN = Path(__file__).with_name("grown")
+APP, LIFESPAN, SETTINGS, CLI = (
+    f"src/my_service/{module}.py" for module in ("app", "lifespan", "settings", "cli")
+)
+CONFTEST = "tests/conftest.py"
+
+
+class Place(NamedTuple):
+    """Lines at an extension point, of which a file may have several with the same name."""
+
+    path: str
+    point: str
+    lines: str
+    which: int = 0
+
+
+FEATURES = [
+    Place(
+        APP,
+        "imports",
+        "from .clock.router import router as clock\n"
+        "from .machines.router import router as machines\n"
+        "from .operations import name_operation\n"
+        "from .payments.router import router as payments",
+    ),
+    Place(APP, "arguments", "generate_unique_id_function=name_operation,"),
+    Place(
+        APP,
+        "routers",
+        'for router in (clock, machines, payments):\n    app.include_router(router, prefix="/v1")',
+    ),
+    Place(LIFESPAN, "imports", "from .payments.client import Payments, open_payments"),
+    Place(LIFESPAN, "pools", "payments: Payments", 0),
+    Place(LIFESPAN, "pools", "open_payments(settings.payments) as payments,", 1),
+    Place(LIFESPAN, "pools", "payments=payments,", 2),
+    Place(SETTINGS, "imports", "from .payments.settings import PaymentsSettings"),
+    Place(SETTINGS, "groups", 'payments: PaymentsSettings\nsentry_dsn: str = ""', 1),
+    Place(CLI, "imports", "from .shipping.commands import ship"),
+    Place(CLI, "commands", "main.add_command(ship)"),
+    Place("dev/__main__.py", "processes", '[SERVICE, "ship"],'),
+    Place(".env.development", "settings", "PAYMENTS_KEY=key\nPAYMENTS_WEBHOOK_SECRET=secret"),
+    Place(
+        ".env.example",
+        "settings",
+        "PAYMENTS_KEY=\nPAYMENTS_URL=https://payments.example.com\nPAYMENTS_WEBHOOK_SECRET=\n"
+        "SENTRY_DSN=",
+    ),
+    Place("pyproject.toml", "dependencies", '"httpx2>=2.16.2",'),
+    Place(
+        CONFTEST, "fixtures", "@pytest.fixture\ndef opened({0}: State) -> State:\n    return {0}"
+    ),
+]
+ORDERS = [
+    Place(APP, "imports", "from .orders.router import router as orders"),
+    Place(APP, "routers", 'app.include_router(orders, prefix="/v1")'),
+]
+FIRST = [
+    Place(APP, "imports", "from .notes.router import router as notes"),
+    Place(APP, "routers", 'app.include_router(notes, prefix="/v1")'),
+    Place(SETTINGS, "imports", "from .notes.settings import NotesSettings"),
+    Place(SETTINGS, "groups", "notes: NotesSettings", 1),
+    Place(".env.example", "settings", "NOTES_MAX_LENGTH=1000"),
+]
+
+
+def lay(project: Path, overlay: str, places: list[Place], fixture: str = "") -> None:
+    """Add the files of a team, and its lines at extension points."""
+    shutil.copytree(GROWN / overlay, project, dirs_exist_ok=True)
+    for place in places:
+        path = project / place.path
+        text = path.read_text()
+        points = [*re.finditer(rf"^( *)# Yours: {place.point}\n", text, re.MULTILINE)]
+        point = points[place.which]
+        lines = indent(place.lines.format(fixture) + "\n", point[1])
+        path.write_text(text[: point.end()] + lines + text[point.end() :])
+
+
+def check_and_test(project: Path) -> None:
+    succeed(project, UV, "run", "-q", "poe", "check")
+    output = succeed(project, UV, "run", "-q", "poe", "test")
+    assert re.search(r"^=* ?\d+ passed in [\d.]+s", output, re.MULTILINE), output
+
+
+@contextmanager
+def developing(project: Path) -> Generator[httpx2.Client]:
+    """Run `poe dev`, and log in as a developer does."""
+    port = free_port()
+    with subprocess.Popen(
+        [UV, "run", "poe", "dev", f"--port={port}"],
+        cwd=project,
+        env=make_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
+        try:
+            assert eventually(lambda: is_ready(client)), process.poll()
+            log_in(client)
+            yield client
+        finally:
+            os.killpg(process.pid, signal.SIGINT)
+            output, _ = process.communicate(timeout=30)
+    assert "Traceback" not in output, output
+    assert "shipping" in output
+
+
+def is_ready(client: httpx2.Client) -> bool:
+    try:
+        return client.get("/health/ready").status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+def log_in(client: httpx2.Client) -> None:
+    document = client.get("/openapi.json").json()
+    schemes = document["components"]["securitySchemes"].values()
+    urls = [scheme["openIdConnectUrl"] for scheme in schemes if "openIdConnectUrl" in scheme]
+    if urls:
+        url = httpx2.get(urls[0]).json()["token_endpoint"]
+        form = {"grant_type": "client_credentials", "client_id": "ada"}
+    else:
+        account = {"email": "ada@example.com", "password": "correct horse battery"}
+        client.post("/v1/auth/users", json=account)  # the second time, there is one
+        url = client.base_url.copy_with(path="/v1/auth/token")
+        form = {"grant_type": "password", "username": account["email"]} | account
+    token = httpx2.post(url, data=form).json()["access_token"]
+    client.headers["Authorization"] = f"Bearer {token}"
+
+
+def list_migrations(project: Path) -> set[Path]:
+    return set(project.glob("migrations/versions/*.py"))
+
+
+def migration(project: Path, *arguments: str) -> set[Path]:
+    """Write a migration, and return its file."""
+    before = list_migrations(project)
+    succeed(project, UV, "run", "-q", "poe", "migration", *arguments)
+    return list_migrations(project) - before
+
+
+def assert_added_everywhere(project: Path, places: list[Place]) -> None:
+    assert git(project, "ls-files", "--unmerged") == ""
+    for path in {place.path for place in places}:
+        assert ADDED in (project / path).read_text(), path
+
+
+# One row for each way to keep data and to know callers, without whom the features make no sense.
+ROWS = {
+    (row["database"], row["auth"]): row for row in choose_rows(*CHOICES) if row["auth"] != "none"
+}
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=name)
+def test_a_grown_project_takes_the_next_release(
+    releases: Path, tmp_path: Path, row: dict[str, str]
+) -> None:
+    project = start(releases, tmp_path / "project", CURRENT, **row)
+    has_orders = row["database"] != "none"
+    lay(project, "features", FEATURES, "isolated" if has_orders else "state")
+    if has_orders:
+        lay(project, "orders", ORDERS)
+        [orders] = migration(project, "add orders")
+        assert {"orders", "order_lines"} <= set(re.findall(r'"(\w+)"', orders.read_text()))
+        # On the same day, with the same message: a table that no model knows.
+        [audit] = migration(project, "add orders", "--empty")
+        text = audit.read_text().replace(
+            "    pass", '    op.execute("CREATE TABLE audit (at date)")', 1
+        )
+        text = text.replace("    pass", '    op.execute("DROP TABLE audit")')
+        audit.write_text(text.replace("\nrevision", "\nfrom alembic import op\n\nrevision", 1))
+        assert migration(project, "add orders") == set()
+    succeed(project, UV, "lock", "-q")
+    commit(project, "Grow")
+    check_and_test(project)
+
+    path = "/v1/orders" if has_orders else "/v1/items"
+    body = {"lines": [{"product": "Lamp", "quantity": 1}]} if has_orders else {"name": "Lamp"}
+    with developing(project) as client:
+        assert client.post(path, json=body).status_code == 201
+        kept = client.get(path).json()["items"]
+
+    output = succeed(project, UV, "run", "-q", "poe", "template-update", f"--vcs-ref={NEXT}")
+    assert "The update has no conflicts." in output
+    assert_added_everywhere(project, FEATURES)
+    succeed(project, UV, "lock", "-q")
+    check_and_test(project)
+    with developing(project) as client:
+        # Without a database, data goes with the process.
+        assert client.get(path).json()["items"] == (kept if has_orders else [])
+
+
+@pytest.mark.parametrize("auth", ["password"])
+def test_a_project_of_the_first_release_takes_this_one(
+    releases: Path, tmp_path: Path, auth: str
+) -> None:
+    project = start(releases, tmp_path / "project", "v0.1.0", auth=auth)
+    lay(project, "first", FIRST)
+    succeed(
+        project,
+        UV,
+        "run",
+        "-q",
+        "poe",
+        "dev",
+        "alembic",
+        "revision",
+        "--autogenerate",
+        "-m",
+        "notes",
+    )
+    check_and_test(project)
+    commit(project, "Grow")
+    output = succeed(project, UV, "run", "-q", "poe", "template-update", f"--vcs-ref={CURRENT}")
+    assert "The update has no conflicts." in output
+    succeed(project, UV, "lock", "-q")
+    check_and_test(project)
