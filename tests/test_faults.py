@@ -504,7 +504,37 @@ def test_a_schema_that_is_behind(
 def test_a_schema_that_is_ahead(project: Path, start: Start, new_url: str) -> None:
     migrate(project, new_url)
     with psycopg.connect(new_url) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = 'of_a_newer_version'")
+        connection.execute("INSERT INTO alembic_version VALUES ('app_0123456789ab'), ('auth_2')")
     service = start(DATABASE_URL=new_url)
     service.log_in()
     assert post(service)().status_code == 201
+
+
+@row("The schema belongs to another project, or to other answers")
+def test_a_schema_of_other_answers(
+    project: Path, start: Start, postgres: Postgres, new_url: str
+) -> None:
+    migrate(project, new_url)
+    with psycopg.connect(new_url) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'subject_items'")
+    variables = {"DATABASE_URL": new_url, "AUTH_SECRET": token_hex(32)}
+    refused = run(project, UV, "run", "-q", COMMAND, "serve", **variables)
+    assert refused.returncode == 1
+    assert "The database has the migration subject_items, whose branch is not" in refused.stdout
+    assert "Traceback" not in refused.stdout
+    # Not seen at the start, since the database was unreachable.
+    postgres.halt()
+    service = start(is_ready=False, DATABASE_URL=new_url)
+    postgres.begin()
+    assert "subject_items" in explain(service, service.client.get("/health/ready"))
+
+
+@row("A migration changes a type while the service runs")
+def test_a_type_that_changes(service: Service, postgres: Postgres) -> None:
+    assert post(service)().status_code == 201
+    assert get(service)().status_code == 200
+    with postgres.connect() as connection:
+        connection.execute("ALTER TABLE items ALTER name TYPE text")
+    assert "cached statement plan is invalid" in explain(service, get(service)())
+    assert get(service)().status_code == 200
+    check_pools(service, postgres)

@@ -123,11 +123,11 @@ def developing(project: Path) -> Generator[httpx2.Client]:
         text=True,
         start_new_session=True,
     ) as process:
-        client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
         try:
-            assert eventually(lambda: is_ready(client)), process.poll()
-            log_in(client)
-            yield client
+            with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+                assert eventually(lambda: is_ready(client)), process.poll()
+                log_in(client)
+                yield client
         finally:
             os.killpg(process.pid, signal.SIGINT)
             output, _ = process.communicate(timeout=30)
@@ -200,7 +200,7 @@ def test_a_grown_project_takes_the_next_release(
         text = text.replace("    pass", '    op.execute("DROP TABLE audit")')
         audit.write_text(text.replace("\nrevision", "\nfrom alembic import op\n\nrevision", 1))
         assert migration(project, "add orders") == set()
-    succeed(project, UV, "lock", "-q")
+    succeed(project, UV, "run", "-q", "poe", "format")
     commit(project, "Grow")
     check_and_test(project)
 

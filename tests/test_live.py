@@ -99,7 +99,7 @@ def update(project: Path, url: str, **answers: str) -> list[str]:
 
 PASSWORD = {"database": "asyncpg", "auth": "password"}
 OIDC = {"database": "asyncpg", "auth": "oidc"}
-ROWS = {
+ROWS: dict[str, list[LiteralString]] = {
     "password": [
         "INSERT INTO users VALUES (gen_random_uuid(), 'a@b.c', '', 'user', true, now(), now())",
         "INSERT INTO items SELECT gen_random_uuid(), id, 'x', '', now(), now() FROM users",
