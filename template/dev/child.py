@@ -1,0 +1,24 @@
+"""`python -m dev.child COMMAND`: run a command that does not outlive its parent."""
+
+import ctypes
+import os
+import signal
+import sys
+
+
+def end_with_parent() -> None:
+    """Let Linux end this process when its parent is killed; other systems have no such thing."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def main(command: list[str]) -> None:
+    end_with_parent()
+    try:
+        os.execvp(command[0], command)
+    except FileNotFoundError:
+        sys.exit(f"There is no command {command[0]}. Try it with `uv run`.")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
