@@ -69,11 +69,13 @@ async def test_a_person_logs_in_with_a_code(browser: AsyncClient, anonymous: Asy
 
 
 async def test_a_code_is_of_use_only_to_who_asked_for_it(browser: AsyncClient) -> None:
-    code = await log_in(browser, token_urlsafe(32))
-    form = {"grant_type": "authorization_code", "code": code}
-    for verifier in ("", token_urlsafe(32)):
-        wrong = form | {"code_verifier": verifier}
-        assert (await browser.post("/token", data=wrong)).status_code == 400
+    for wrong in ("", token_urlsafe(32)):
+        # A code is good for one attempt, so each has one of its own.
+        code = await log_in(browser, token_urlsafe(32))
+        form = {"grant_type": "authorization_code", "code": code, "code_verifier": wrong}
+        refused = await browser.post("/token", data=form)
+        assert refused.status_code == 400
+        assert refused.json() == {"error": "invalid_grant"}
 
 
 async def test_a_command_gets_a_token(browser: AsyncClient, anonymous: AsyncClient) -> None:
