@@ -1,5 +1,6 @@
 """Rendered services, and all that a client can send: a real uvicorn, over HTTP and raw sockets."""
 
+import gzip
 import re
 import shutil
 import socket
@@ -85,51 +86,58 @@ def test_the_whole_document(service: Service, tmp_path: Path) -> None:
         assert re.search(r"(\d+) generated, \1 passed", done.stdout), done.stdout
 
 
-def check(response: httpx2.Response, status: int) -> None:
-    """It has this status; every error is a problem document."""
+def check_problem(response: httpx2.Response, status: int) -> None:
+    """It is a problem document with this status."""
     assert response.status_code == status, response.text
-    if response.status_code >= 400:
-        assert response.headers["Content-Type"] == "application/problem+json"
-        problem = response.json()
-        assert problem["status"] == response.status_code
-        assert problem["request_id"] == response.headers["X-Request-ID"]
+    assert response.headers["Content-Type"] == "application/problem+json"
+    problem = response.json()
+    assert problem["status"] == status
+    assert problem["request_id"] == response.headers["X-Request-ID"]
 
 
 @row("JSON that cannot be read, or stored")
 @pytest.mark.parametrize(
-    ("body", "status"),
+    "body",
     [
-        pytest.param(b"", 422, id="empty"),
-        pytest.param(b"[]", 422, id="no object"),
-        pytest.param(b"null", 422, id="null"),
-        pytest.param(b'{"name": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 422, id="deep"),
-        pytest.param(b"[" * 100_000, 422, id="deep and open"),
-        pytest.param(b'{"name": ' + b"9" * 5_000 + b"}", 422, id="digits"),
-        pytest.param(b'{"name": 18446744073709551617}', 422, id="65 bits"),
-        pytest.param(b'{"name": NaN}', 422, id="NaN"),
-        pytest.param(b'{"name": -Infinity}', 422, id="Infinity"),
-        pytest.param(b'{"name": "\xff"}', 422, id="no UTF-8"),
-        pytest.param(b'{"name": "a\x00"}', 422, id="raw NUL"),
-        pytest.param(b'{"name": "\\ud800"}', 422, id="surrogate"),
-        pytest.param(b'{"name": "a", "name": "b"}', 201, id="duplicate key"),
-        pytest.param(b'{"name": "' + b"x" * 201 + b'"}', 422, id="long name"),
+        pytest.param(b"", id="empty"),
+        pytest.param(b"[]", id="no object"),
+        pytest.param(b"null", id="null"),
+        pytest.param(b'{"name": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", id="deep"),
+        pytest.param(b"[" * 100_000, id="deep and open"),
+        pytest.param(b'{"name": ' + b"9" * 5_000 + b"}", id="digits"),
+        pytest.param(b'{"name": 18446744073709551617}', id="65 bits"),
+        pytest.param(b'{"name": NaN}', id="NaN"),
+        pytest.param(b'{"name": -Infinity}', id="Infinity"),
+        pytest.param(b'{"name": "\xff"}', id="no UTF-8"),
+        pytest.param(b'{"name": "a\x00"}', id="raw NUL"),
+        pytest.param(b'{"name": "\\ud800"}', id="surrogate"),
+        pytest.param(b'{"name": "' + b"x" * 201 + b'"}', id="long name"),
     ],
 )
-def test_bodies(service: Service, body: bytes, status: int) -> None:
-    check(service.client.post(ITEMS, content=body, headers=JSON), status)
+def test_bodies(service: Service, body: bytes) -> None:
+    check_problem(service.client.post(ITEMS, content=body, headers=JSON), 422)
+
+
+def test_of_a_duplicate_key_the_last_counts(service: Service) -> None:
+    body = b'{"name": "a", "name": "b"}'
+    response = service.client.post(ITEMS, content=body, headers=JSON)
+    assert response.status_code == 201
+    assert response.json()["name"] == "b"
 
 
 def test_an_answer_does_not_grow_with_its_request(service: Service) -> None:
     body = {f"field{number}": 1 for number in range(50_000)}
     response = service.client.post(ITEMS, json=body)
-    check(response, 422)
+    check_problem(response, 422)
     assert len(response.json()["errors"]) == 100
 
 
 @row("Text with NUL")
 def test_text_that_postgresql_refuses(service: Service, shape: dict[str, str]) -> None:
-    status = 201 if shape["database"] == "none" else 422
-    check(service.client.post(ITEMS, json={"name": "a\0b"}), status)
+    kinds = {"asyncpg": (422, "application/problem+json"), "none": (201, "application/json")}
+    response = service.client.post(ITEMS, json={"name": "a\0b"})
+    kind = response.status_code, response.headers["Content-Type"]
+    assert kind == kinds[shape["database"]]
 
 
 @row("A body that is too large")
@@ -140,7 +148,7 @@ def test_large_bodies(service: Service, is_chunked: bool) -> None:
         yield b"x" * 1_048_576
 
     content = body() if is_chunked else b"".join(body())
-    check(service.client.post(ITEMS, content=content, headers=JSON), 413)
+    check_problem(service.client.post(ITEMS, content=content, headers=JSON), 413)
 
 
 @row("A body of another kind")
@@ -154,15 +162,19 @@ def test_large_bodies(service: Service, is_chunked: bool) -> None:
         {"Content-Type": "multipart/form-data"},
         {"Content-Type": "multipart/form-data; boundary=x"},
         FORM,
-        JSON | {"Content-Encoding": "gzip"},
     ],
     ids=str,
 )
 def test_content_types(service: Service, headers: dict[str, str]) -> None:
-    is_zipped = "Content-Encoding" in headers
-    body = b"\x1f\x8b" if is_zipped else b'{"name": "a"}'
-    response = service.client.post(ITEMS, content=body, headers=headers)
-    check(response, 422 if is_zipped else 415)
+    response = service.client.post(ITEMS, content=b'{"name": "a"}', headers=headers)
+    check_problem(response, 415)
+
+
+@row("JSON that cannot be read, or stored")
+def test_a_body_that_is_compressed(service: Service) -> None:
+    body = gzip.compress(b'{"name": "a"}')
+    headers = JSON | {"Content-Encoding": "gzip"}
+    check_problem(service.client.post(ITEMS, content=body, headers=headers), 422)
 
 
 @row("A form that makes no sense")
@@ -183,9 +195,10 @@ def test_content_types(service: Service, headers: dict[str, str]) -> None:
     ids=lambda form: form[:20].decode(),
 )
 def test_forms(service: Service, path: str, form: bytes) -> None:
-    check(service.client.post(path, content=form, headers=FORM), 400)
-    check(service.client.post(path, json={}), 400)
-    check(service.client.post(path, files={"grant_type": b"x", "token": b"x"}), 422)
+    check_problem(service.client.post(path, content=form, headers=FORM), 400)
+    check_problem(service.client.post(path, json={}), 400)
+    files = {"grant_type": b"x", "token": b"x"}
+    check_problem(service.client.post(path, files=files), 422)
 
 
 @row("A path or a query that makes no sense")
@@ -195,7 +208,6 @@ def test_forms(service: Service, path: str, form: bytes) -> None:
         ("?limit=99999999999999999999999", 422),
         ("?limit=" + "9" * 5_000, 422),
         ("?limit=NaN", 422),
-        ("?limit=1&limit=2", 200),
         ("?after=%00", 422),
         ("?after=%ff", 422),
         ("?after=x&after=y", 422),
@@ -210,7 +222,15 @@ def test_forms(service: Service, path: str, form: bytes) -> None:
     ids=lambda value: str(value)[:20],
 )
 def test_paths(service: Service, path: str, status: int) -> None:
-    check(service.client.get(ITEMS + path), status)
+    check_problem(service.client.get(ITEMS + path), status)
+
+
+def test_of_a_duplicate_parameter_the_last_counts(service: Service) -> None:
+    for item in ({"name": "a"}, {"name": "b"}):
+        assert service.client.post(ITEMS, json=item).status_code == 201
+    response = service.client.get(f"{ITEMS}?limit=1&limit=2")
+    assert response.status_code == 200
+    assert len(response.json()["items"]) == 2
 
 
 @row("A header that makes no sense")
@@ -227,14 +247,15 @@ def test_paths(service: Service, path: str, status: int) -> None:
     ],
 )
 def test_headers(service: Service, header: str, value: bytes) -> None:
-    check(service.client.get(ITEMS, headers={header.encode(): value}), 200)
+    response = service.client.get(ITEMS, headers={header.encode(): value})
+    assert response.status_code == 200
 
 
 @row("A method that is not there")
 @pytest.mark.parametrize("method", ["PUT", "OPTIONS", "TRACE", "CONNECT"])
 def test_methods(service: Service, method: str) -> None:
     response = service.client.request(method, ITEMS)
-    check(response, 405)
+    check_problem(response, 405)
     assert response.headers["Allow"] == "GET, POST"
 
 
