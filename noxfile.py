@@ -7,8 +7,13 @@ nox.options.default_venv_backend = "uv"
 nox.options.reuse_venv = "yes"
 nox.options.stop_on_first_error = True
 
-UPDATES = ("tests/test_update.py", "tests/test_template_tasks.py")
-PROJECTS = ("tests/test_project.py", "tests/test_image.py")
+UPDATES = ("tests/test_update.py", "tests/test_template_tasks.py", "tests/test_live.py")
+PROJECTS = (
+    "tests/test_project.py",
+    "tests/test_seams.py",
+    "tests/test_grown.py",
+    "tests/test_image.py",
+)
 FAULTS = ("tests/test_faults.py", "tests/test_hostile.py", "tests/test_streams.py")
 
 
@@ -41,7 +46,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def updates(session: nox.Session) -> None:
-    """Update projects from every release, and with the tasks that they have for it."""
+    """Update projects from every release, with their own tasks, and on databases with data."""
     run(session, "pytest", "--numprocesses=2", *UPDATES)
 
 
