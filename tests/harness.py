@@ -50,6 +50,12 @@ FLAGS = {
 }
 
 
+def get_flags(answers: Mapping[str, str]) -> dict[str, bool]:
+    """Compute the flags as copier does; the answers to all choices are needed."""
+    text = JINJA.from_string(CONFIG["has"]["default"]).render(answers)
+    return {flag: bool(here) for flag, here in yaml.safe_load(text).items()}
+
+
 class Constraint:
     """The validator of a choice, which refuses the value beside some values of other questions."""
 
@@ -106,8 +112,16 @@ def choose_rows(*questions: str, strength: int = 2) -> list[dict[str, str]]:
     """Choose answers so that each possible pair of values of these questions is in a row.
 
     With a strength of 1, each value is. The question `names` stands for short and long names.
+    Questions on which a value of these depends are answered, too.
     """
-    axes = {name: (CHOICES | {"names": [*NAMES]})[name] for name in questions}
+    needed = {*questions}
+    for _ in CONSTRAINTS:  # one may link to the next
+        for constraint in CONSTRAINTS:
+            if not needed.isdisjoint(constraint.questions):
+                needed |= constraint.questions
+    axes = {
+        name: values for name, values in (CHOICES | {"names": [*NAMES]}).items() if name in needed
+    }
     rows: Any = make(
         axes,
         strength=min(strength, len(axes)),
@@ -242,12 +256,14 @@ def eventually(condition: Callable[[], bool]) -> bool:
 
 def make_environment(**variables: str) -> dict[str, str]:
     """The environment of somebody who has configured nothing."""
-    configured = ("AUTH_", "DATABASE_", "ENVIRONMENT", "HTTP_", "LOG_", "PORT", "VIRTUAL_ENV")
+    example = (ROOT / "template" / ".env.example.jinja").read_text()
+    configured = {*re.findall(r"^([A-Z_]+)=", example, re.MULTILINE)}
+    configured |= {"FORWARDED_ALLOW_IPS", "PORT", "VIRTUAL_ENV"}
     runners = ("NOX", "PYTEST", "PYTHON", "UV_PROJECT")
     return {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(configured + runners)
+        if name not in configured and not name.startswith(runners)
     } | variables
 
 

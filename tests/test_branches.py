@@ -3,26 +3,28 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
-import pytest
-import yaml
-from harness import JINJA, LAYER, QUESTIONS, ROOT, ROWS, SOURCES, render
+from harness import (
+    CHOICES,
+    DEFAULTS,
+    FLAGS,
+    JINJA,
+    LAYER,
+    ROOT,
+    ROWS,
+    SOURCES,
+    get_flags,
+    get_target,
+)
 from jinja2 import nodes
 
 Condition = tuple[str, int, str]
 
 
-@pytest.fixture(scope="session")
-def contexts(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each row answers and what copier computes from it."""
-    template = tmp_path_factory.mktemp("context")
-    (template / "template").mkdir()
-    (template / "copier.yml").write_text((ROOT / "copier.yml").read_text())
-    lines = "\n".join(f"{name}: {{{{ {name} | tojson }}}}" for name in [*QUESTIONS, "has"])
-    (template / "template" / "context.yml.jinja").write_text(lines)
-    projects = [render(template, template / str(number), **row) for number, row in enumerate(ROWS)]
-    return [yaml.safe_load((project / "context.yml").read_text()) for project in projects]
+# What the conditions of the template ask for, in each row.
+CONTEXTS: list[dict[str, Any]] = [{"description": "", **row, "has": get_flags(row)} for row in ROWS]
 
 
 def decide(test: nodes.Node, context: dict[str, Any]) -> bool:
@@ -45,7 +47,7 @@ def walk(where: str, node: nodes.Node, context: dict[str, Any]) -> Iterator[tupl
     if isinstance(node, nodes.If):
         outcome = decide(node.test, context)
         yield (where, node.lineno, str(node.test)), outcome
-        taken: list[nodes.Node] = [*node.body] if outcome else [*node.elif_[:1], *node.else_]
+        taken: list[nodes.Node] = [*node.body] if outcome else [*node.else_]
         if not outcome and node.elif_:
             # Jinja keeps `elif`s in a list, and what follows them with the first `if`.
             rest = nodes.If(node.elif_[0].test, node.elif_[0].body, node.elif_[1:], node.else_)
@@ -63,30 +65,32 @@ def walk(where: str, node: nodes.Node, context: dict[str, Any]) -> Iterator[tupl
             yield from walk(where, child, context)
 
 
-def test_a_path_has_one_source(contexts: list[dict[str, Any]]) -> None:
-    for context in contexts:
-        names = [path.relative_to(ROOT / "template").as_posix() for path in SOURCES]
-        there = [
-            LAYER.sub("", name).removesuffix(".jinja")
-            for name in names
-            if all(context["has"][layer] for layer in LAYER.findall(name))
-        ]
-        assert len(there) == len(set(there))
+def test_a_path_has_one_source() -> None:
+    sources = defaultdict[str, list[set[str]]](list)
+    for path in SOURCES:
+        sources[get_target(path)].append({*LAYER.findall(path.relative_to(ROOT).as_posix())})
+    for target, layers in sources.items():
+        questions = sorted(set[str]().union(*(FLAGS[flag] for flag in set().union(*layers))))
+        for values in product(*(CHOICES[question] for question in questions)):
+            answers = DEFAULTS | dict(zip(questions, values, strict=True))
+            flags = get_flags(answers)
+            rendered = [needed for needed in layers if all(flags[flag] for flag in needed)]
+            assert len(rendered) <= 1, f"{target} with {answers}"
 
 
-def test_each_condition_is_seen_both_ways(contexts: list[dict[str, Any]]) -> None:
-    outcomes: defaultdict[Condition, set[bool]] = defaultdict(set)
+def test_each_condition_is_seen_both_ways() -> None:
+    outcomes = defaultdict[Condition, set[bool]](set)
     for path in SOURCES:
         name = path.relative_to(ROOT).as_posix()
         layers = LAYER.findall(name)
-        for context in contexts:
-            there = all(context["has"][layer] for layer in layers)
+        for context in CONTEXTS:
             for layer in layers:
-                outcomes[name, 0, layer].add(bool(context["has"][layer]))
-            if there and path.suffix == ".jinja":
+                outcomes[name, 0, layer].add(context["has"][layer])
+            is_rendered = all(context["has"][layer] for layer in layers)
+            if is_rendered and path.suffix == ".jinja":
                 for condition, outcome in walk(name, JINJA.parse(path.read_text()), context):
                     outcomes[condition].add(outcome)
-    assert len(outcomes) > 100
-    half = {condition: seen for condition, seen in outcomes.items() if len(seen) == 1}
-    assert half == {}
-    print(f"{len(outcomes)} conditions, {2 * len(outcomes)} outcomes, all seen in {len(ROWS)} rows")
+    assert outcomes
+    one_sided = {condition: seen for condition, seen in outcomes.items() if len(seen) == 1}
+    assert one_sided == {}
+    print(f"{len(outcomes)} conditions, each true and false in one of {len(ROWS)} rows")

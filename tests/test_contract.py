@@ -17,6 +17,7 @@ from harness import (
     ROOT,
     SOURCES,
     find_names,
+    get_target,
     git,
     list_releases,
 )
@@ -32,10 +33,7 @@ def name(path: Path) -> str:
 def test_each_row_about_faults_is_a_test() -> None:
     docs = (ROOT / "template" / "docs" / "faults.md.jinja").read_text()
     rows = set(re.findall(r"^\| (.+?) \|", docs, re.MULTILINE)) - {"fault"}
-    tests = "".join(
-        (ROOT / "tests" / f"test_{part}.py").read_text()
-        for part in ("faults", "hostile", "streams")
-    )
+    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
     assert rows == set(re.findall(r'^@row\("(.+)"\)$', tests, re.MULTILINE))
 
 
@@ -154,10 +152,9 @@ EXTENSION_POINTS = {
 def test_extension_points_are_api() -> None:
     found: dict[str, list[str]] = {}
     for path in SOURCES:
-        rendered = LAYER.sub("", path.relative_to(ROOT / "template").as_posix())
         if points := re.findall(r"^ *# Yours: (.+)$", path.read_text(), re.MULTILINE):
             # Variants of a file have the same points.
-            known = found.setdefault(rendered.removesuffix(".jinja"), points)
+            known = found.setdefault(get_target(path), points)
             assert sorted(known) == sorted(points), path
     assert {(path, point) for path, points in found.items() for point in points} == (
         EXTENSION_POINTS
@@ -169,7 +166,8 @@ def test_extension_points_are_api() -> None:
 def test_a_feature_is_a_choice_with_none() -> None:
     for key, question in QUESTIONS.items():
         assert question["type"] != "bool", key
-        assert len(question.get("help", "").splitlines()) == (question.get("ask") is not False), key
+        lines = 0 if question.get("ask") is False else 1
+        assert len(question.get("help", "").splitlines()) == lines, key
     for key, values in CHOICES.items():
         assert "none" in values, key
 

@@ -72,8 +72,8 @@ def test_workflows_are_safe(template: Path, tmp_path: Path) -> None:
             for action, version in re.findall(r"uses: (\S+)@(.*)", path.read_text()):
                 assert re.fullmatch(r"[0-9a-f]{40} # v\d+\.\d+\.\d+", version)
                 actions.setdefault(action, set()).add(version)
-    assert len(actions) == 2
-    assert [len(versions) for versions in actions.values()] == [1, 1]
+    assert actions
+    assert all(len(versions) == 1 for versions in actions.values())
 
 
 @pytest.mark.parametrize("tool", TOOLS)
@@ -90,10 +90,9 @@ def test_actionlint_finds_nothing(project: Path) -> None:
 
 def test_both_ci_run_the_same(template: Path, tmp_path: Path) -> None:
     for row in choose_rows(*find_questions(".github/*", ".gitlab-ci.yml")):
-        if row["ci"] != "github":
-            continue
         folder = tmp_path / name(row)
-        github = read_yaml(render(template, folder / "github", **row) / ".github/workflows/ci.yml")
+        project = render(template, folder / "github", **row | {"ci": "github"})
+        github = read_yaml(project / ".github/workflows/ci.yml")
         other = render(template, folder / "gitlab", **row | {"ci": "gitlab"})
         gitlab = read_yaml(other / ".gitlab-ci.yml")
         upgrade, *steps = (s["run"] for s in github["jobs"]["test"]["steps"] if "run" in s)

@@ -15,11 +15,10 @@ import httpx2
 import psycopg
 import pytest
 from breakable import COMMAND, Load, Postgres, Service, row
-from harness import eventually, render, run
+from harness import UV, eventually, render, run
 from postgres import free_port
 from psycopg import sql
 
-UV = shutil.which("uv") or "uv"
 POOL = 4
 POOL_TIMEOUT = 1
 STATEMENT_TIMEOUT = 2

@@ -2,7 +2,6 @@
 
 import gzip
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -14,10 +13,9 @@ from secrets import token_hex
 import httpx2
 import pytest
 from breakable import Service, row
-from harness import choose_rows, eventually, find_questions, group, name, render, run
+from harness import UV, choose_rows, eventually, find_questions, group, name, render, run
 from postgres import HOST
 
-UV = shutil.which("uv") or "uv"
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 ITEMS = "/v1/items"
 JSON = {"Content-Type": "application/json"}

@@ -232,7 +232,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 # The answers that decide what an image is, and how it runs.
-ROWS = choose_rows(*find_questions("Dockerfile", ".dockerignore", "compose.yaml"))
+ROWS = choose_rows(*find_questions("src/*", "Dockerfile", ".dockerignore", "compose.yaml"))
 
 
 @pytest.fixture(scope="session", params=group(ROWS))

@@ -8,7 +8,7 @@ from typing import LiteralString
 
 import psycopg
 import pytest
-from harness import UV, commit, git, read_section, render, run, succeed
+from harness import UV, commit, find_questions, git, read_section, render, run, succeed
 from postgres import running
 from psycopg import sql
 from releases import CURRENT
@@ -109,15 +109,21 @@ ROWS: dict[str, list[LiteralString]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("on", "off", "removed_first", "removed_then"),
-    [
-        (PASSWORD, {"auth": "oidc"}, ["example", "auth"], ["example"]),
-        (PASSWORD, {"auth": "none"}, ["example", "auth"], ["example"]),
-        (OIDC, {"auth": "none"}, ["example"], ["example"]),
-        (OIDC, {"database": "none"}, ["example"], []),
-    ],
-)
+# The answers before, those that change, and the branches that go with the change and back.
+CHANGES = [
+    (PASSWORD, {"auth": "oidc"}, ["example", "auth"], ["example"]),
+    (PASSWORD, {"auth": "none"}, ["example", "auth"], ["example"]),
+    (OIDC, {"auth": "none"}, ["example"], ["example"]),
+    (OIDC, {"database": "none"}, ["example"], list[str]()),
+]
+
+
+def test_each_question_with_tables_changes() -> None:
+    changed = {question for _, off, *_ in CHANGES for question in off}
+    assert changed == {*find_questions("migrations/versions/*")}
+
+
+@pytest.mark.parametrize(("on", "off", "removed_first", "removed_then"), CHANGES)
 def test_an_answer_changes_while_there_is_data(
     releases: Path,
     database: str,

@@ -5,14 +5,12 @@ import json
 import re
 import sys
 import tomllib
-from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import yaml
-from harness import CHOICES, CONFIG, QUESTIONS, ROOT, ROWS, group, read_section, render
+from harness import CONFIG, FLAGS, ROOT, ROWS, get_flags, group, read_section, render
 
 
 class Project(NamedTuple):
@@ -140,69 +138,30 @@ def test_the_readme_of_the_template_shows_the_default_service(
         assert shown[1] == real[1]
 
 
-def list_definitions(project: Project) -> Iterator[str]:
-    """Name what a project defines: files, distributions, variables, and in Python whatever has a
-    name of several words, since a single one may also be a word of a text.
-    """
-    for path, text in project.read().items():
-        yield Path(path).name
-        if path.endswith(".py"):
-            for node in ast.parse(text).body:
-                match node:
-                    case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
-                        yield node.name
-                    case ast.Assign(targets=[ast.Name(defined)]):
-                        yield defined
-    pyproject = tomllib.loads((project.path / "pyproject.toml").read_text())
-    yield from list_dependencies(pyproject["project"]["dependencies"])
-    yield from list_dependencies(pyproject["dependency-groups"]["dev"])
-    yield from re.findall(r"^(\w+)=", (project.path / ".env.example").read_text(), re.MULTILINE)
+# Words that only belong in projects with a flag. Each flag has some: see the test below.
+WORDS = {
+    "database": r"sqlalchemy|asyncpg|alembic|postgres|database|migrat|SessionDep|transaction",
+    "store": r"\bStore(Dep)?\b|open_store",
+    "auth": r"\bauth(?!-)|jwt|access.token|bearer|anonymous|principal|\badmin",
+    "password": r"argon|sign.?up|create.?admin|current.?user|auth_secret|email",
+    "oidc": r"oidc|openid|jwks|discovery|dev.provider",
+    "github": r"github",
+    "gitlab": r"gitlab",
+}
 
 
-def list_products(question: str) -> dict[str, set[str]]:
-    """Find products in the labels of a question, as patterns, with the values that they are for."""
-    products = defaultdict[str, set[str]](set)
-    for label, choice in QUESTIONS[question]["choices"].items():
-        value = choice["value"] if isinstance(choice, dict) else choice
-        for product in re.findall(r"\b\w*[A-Z]\w+[A-Z]\w*\b", label):
-            products[f"(?i:{product.removesuffix('s')})"].add(value)
-    return products
+def test_each_flag_has_words_of_its_own() -> None:
+    assert WORDS.keys() == FLAGS.keys()
 
 
-@pytest.fixture(scope="session")
-def traces(
-    template: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, dict[str, set[str]]]:
-    """For each question the names that only some of its values bring, with these values."""
-    folder = tmp_path_factory.mktemp("traces")
-    found = {question: list_products(question) for question in CHOICES}
-    for number, row in enumerate(ROWS):
-        project = Project(render(template, folder / str(number), **row), row)
-        for defined in set(list_definitions(project)):
-            if re.search(r"\w[._-]\w|[a-z][A-Z]", defined):
-                for question in CHOICES:
-                    found[question].setdefault(re.escape(defined), set()).add(row[question])
-    return {
-        question: {
-            trace: brought for trace, brought in found[question].items() if brought < {*values}
-        }
-        for question, values in CHOICES.items()
-    }
-
-
-def test_nothing_hints_at_what_was_not_chosen(
-    project: Project, traces: dict[str, dict[str, set[str]]]
-) -> None:
+def test_nothing_hints_at_what_was_not_chosen(project: Project) -> None:
     texts = project.read()
     del texts[".copier-answers.yml"]
-    for question in CHOICES:
-        value = project.answers[question]
-        unchosen = [trace for trace, values in traces[question].items() if value not in values]
-        assert unchosen, f"no other value of {question} than {value} brings anything"
-        pattern = rf"(?<![\w-])({'|'.join(unchosen)})(?!\w)"
+    flags = get_flags(project.answers)
+    for flag in (flag for flag, is_chosen in flags.items() if not is_chosen):
         for path, text in texts.items():
-            hint = re.search(pattern, f"{path}\n{text}")
-            assert not hint, f"{question}={value} has {hint[0]} in {path}"
+            hint = re.search(WORDS[flag], f"{path}\n{text}", re.IGNORECASE)
+            assert not hint, f"{path} has {hint[0]}"
 
 
 def test_ci_is_that_which_was_chosen(project: Project) -> None:
@@ -221,7 +180,8 @@ def test_tasks_that_are_named_exist(project: Project) -> None:
         assert set(re.findall(r"uv run poe ([a-z-]+)", text)) <= tasks, path
     ignored = (project.path / ".gitignore").read_text().splitlines()
     assert {".env", ".venv/"} <= set(ignored)
-    assert (".local/" in ignored) == (project.answers["database"] != "none")
+    development = [text for path, text in project.read().items() if path.startswith("dev/")]
+    assert (".local/" in ignored) == any(".local/" in text for text in development)
 
 
 def test_the_way_of_one_request_names_what_is_there(project: Project) -> None:
