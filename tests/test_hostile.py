@@ -40,7 +40,8 @@ def service(
     with ExitStack() as stack:
         stack.callback(service.check_log)
         stack.callback(service.stop)
-        assert eventually(service.answers), service.log
+        # A first start compiles every module, creates a database and migrates it.
+        assert any(eventually(service.answers) for _ in range(3)), service.log
         if shape["auth"] == "password":
             service.log_in()
         elif shape["auth"] == "oidc":
