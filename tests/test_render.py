@@ -141,7 +141,7 @@ def test_the_readme_of_the_template_shows_the_default_service(
 # Words that only belong in projects with a flag. Each flag has some: see the test below.
 WORDS = {
     "database": r"sqlalchemy|asyncpg|alembic|postgres|database|migrat|SessionDep|transaction",
-    "store": r"\bStore(Dep)?\b|open_store",
+    "store": r"StoreDep|open_store|\bstore\.py",
     "auth": r"\bauth(?!-)|jwt|access.token|bearer|anonymous|principal|\badmin",
     "password": r"argon|sign.?up|create.?admin|current.?user|auth_secret|email",
     "oidc": r"oidc|openid|jwks|discovery|dev.provider",

@@ -6,7 +6,7 @@ from typing import TypedDict
 
 from httpx2 import AsyncClient, HTTPError
 
-from ..errors import BadGateway
+from ..errors import BadGateway, Unavailable
 from .settings import PaymentsSettings
 
 
@@ -14,6 +14,11 @@ class Payments:
     def __init__(self, settings: PaymentsSettings, client: AsyncClient) -> None:
         self.settings = settings
         self._client = client
+
+    async def ping(self) -> None:
+        """Raise `Unavailable` where there is no provider to call."""
+        if not self.settings.url.startswith("http"):
+            raise Unavailable
 
     async def refund(self, payment: str) -> str:
         """Return the state of the refund, or raise `BadGateway`."""
