@@ -80,7 +80,7 @@ def write_migration(project: Path, url: str, *command: str) -> Path:
 def update(project: Path, url: str, **answers: str) -> list[str]:
     """Change answers as a team does, and return the branches that have to be removed before."""
     data = [f"--data={question}={answer}" for question, answer in answers.items()]
-    command = [UV, "run", "-q", "poe", "template-update", *data]
+    command = [UV, "run", "-q", "poe", "template-update", f"--vcs-ref={CURRENT}", *data]
     done = run(project, *command)
     branches = re.findall(r"migrate --remove (\w+)$", done.stdout, re.MULTILINE)
     if branches:
@@ -171,7 +171,8 @@ def test_a_database_of_the_first_release_with_a_migration_of_its_team(
     refused = run(project, *remove, DATABASE_URL=database)
     assert refused.returncode == 1
     assert "The branch example cannot be removed" in refused.stdout
-    advice = succeed(project, UV, "run", "-q", "poe", "template-update")
+    again = ("poe", "template-update", f"--vcs-ref={CURRENT}")
+    advice = succeed(project, UV, "run", "-q", *again)
     lines = re.findall(r"^    (\w+ = .+)$", advice, re.MULTILINE)
     assert f"{path.relative_to(project)} is based on a migration of the template." in advice
     text = re.sub(r"^down_revision = .+$", "\n".join(lines), path.read_text(), flags=re.MULTILINE)

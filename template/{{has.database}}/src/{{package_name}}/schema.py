@@ -1,7 +1,7 @@
 """The schema of the database: the migrations in `migrations/` of the working directory.
 
 They are Alembic branches: one for each feature that has tables, and `app` for the team. The id of a
-revision begins with its branch: `auth_2`, `app_0123456789ab`.
+revision begins with its branch, as in `app_0123456789ab`.
 """
 
 import json
