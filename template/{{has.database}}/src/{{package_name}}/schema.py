@@ -13,18 +13,22 @@ from pathlib import Path
 
 import alembic.command
 from alembic.config import Config
+from alembic.operations import Operations
 from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext, MigrationStep
 from alembic.script import Script, ScriptDirectory
 from alembic.util import CommandError
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import URL, Column, Connection, MetaData, String, Table, func, insert, select
-from sqlalchemy.schema import SetTableComment
 
 from .errors import Unavailable
 
 TEAM = "app"
 # Where Alembic records what it has applied.
 VERSIONS = Table("alembic_version", MetaData(), Column("version_num", String))
+RECORD = TypeAdapter(dict[str, list[str]])
+# What Alembic's commands that migrate nothing are configured with.
+READ_ONLY = ("as_sql", "dont_mutate", "revision_context")
 CREATED = re.compile(r"(?:create_table\(|rename_table\([^,]+,)\s*[\"'](.+?)[\"']")
 
 
@@ -137,7 +141,10 @@ def list_revisions(scripts: ScriptDirectory, heads: Iterable[str]) -> set[str]:
 
 def read_record(connection: Connection) -> dict[str, list[str]]:
     comment = func.obj_description(func.to_regclass(VERSIONS.name), "pg_class")
-    return json.loads(connection.scalar(select(comment)) or "{}")
+    try:
+        return RECORD.validate_json(connection.scalar(select(comment)) or "{}")
+    except ValidationError:  # somebody else's comment
+        return {}
 
 
 @contextmanager
@@ -150,6 +157,9 @@ def recording(
     it is applied. An older version of the service lacks that file, though. And when the team's
     migrations no longer depend on a branch, which can be removed then, it needs a row again.
     """
+    if any(context.opts.get(name) for name in READ_ONLY):
+        yield
+        return
     known = list_revisions(scripts, ["heads"])
     rows = known.intersection(context.get_current_heads())
     record = read_record(connection)
@@ -162,5 +172,4 @@ def recording(
     rows = known.intersection(context.get_current_heads())
     updated = {row: sorted(list_revisions(scripts, [row])) for row in sorted(rows)}
     if rows and updated != record:
-        VERSIONS.comment = json.dumps(updated)
-        connection.execute(SetTableComment(VERSIONS))
+        Operations(context).create_table_comment(VERSIONS.name, json.dumps(updated))
