@@ -50,7 +50,10 @@ def describe_deleted_branches(old: Path, new: Path, removed: list[str]) -> str:
         return ""
     sorter = TopologicalSorter[str]()
     for migration in migrations.values():
-        others = {migrations[revision].branch for revision in migration.dependencies}
+        others = {  # a dependency is a revision or a branch
+            migrations[name].branch if name in migrations else name
+            for name in migration.dependencies
+        }
         sorter.add(migration.branch, *others - {migration.branch})
     order = [branch for branch in reversed([*sorter.static_order()]) if branch in branches]
     service = tomllib.loads(Path("pyproject.toml").read_text())["project"]["name"]
@@ -67,11 +70,20 @@ def describe_dependent_migrations(new: Path) -> str:
     """Say how to move migrations of the team that are based on those of the template."""
     managed, migrations = read_migrations(new), read_migrations(Path())
     has_branch = any("app" in migration.labels for migration in migrations.values())
-    label = "" if has_branch else '    branch_labels = ("app",)\n'
-    return "".join(
-        f"{migration.path} is based on a migration of the template. To let the example go without "
-        "it, replace its lines by these:\n    down_revision = None\n"
-        f"{label}    depends_on = {(*migration.down_revisions, *migration.dependencies)}\n"
-        for revision, migration in migrations.items()
-        if revision not in managed and {*migration.down_revisions} & managed.keys()
-    )
+    advice = ""
+    for revision, migration in migrations.items():
+        moved = [parent for parent in migration.down_revisions if parent in managed]
+        if revision in managed or not moved:
+            continue
+        parents = tuple(parent for parent in migration.down_revisions if parent not in managed)
+        branches = " and ".join(managed[parent].branch for parent in moved)
+        advice += (
+            f"{migration.path} is based on a migration of the template. To let the branch "
+            f"{branches} go without it, replace its lines by these:\n"
+            f"    down_revision = {parents or None}\n"
+        )
+        if not parents and not has_branch:
+            advice += '    branch_labels = ("app",)\n'
+            has_branch = True
+        advice += f"    depends_on = {(*moved, *migration.dependencies)}\n"
+    return advice

@@ -4,28 +4,33 @@ They are Alembic branches: one for each feature that has tables, and `app` for t
 revision begins with its branch, as in `app_0123456789ab`.
 """
 
+import ast
 import json
 import logging
-import re
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import alembic.command
 from alembic.config import Config
+from alembic.operations import Operations
 from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext, MigrationStep
 from alembic.script import Script, ScriptDirectory
+from alembic.script.revision import RevisionError
 from alembic.util import CommandError
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import URL, Column, Connection, MetaData, String, Table, func, insert, select
-from sqlalchemy.schema import SetTableComment
 
 from .errors import Unavailable
 
 TEAM = "app"
 # Where Alembic records what it has applied.
 VERSIONS = Table("alembic_version", MetaData(), Column("version_num", String))
-CREATED = re.compile(r"(?:create_table\(|rename_table\([^,]+,)\s*[\"'](.+?)[\"']")
+RECORD = TypeAdapter(dict[str, list[str]])
+# What Alembic's commands that migrate nothing are configured with.
+READ_ONLY = ("as_sql", "dont_mutate", "revision_context")
 
 
 class MigrationError(Unavailable):
@@ -57,14 +62,15 @@ def remove_branch(url: URL, branch: str) -> None:
             raise MigrationError(f"There is no branch {branch} in migrations/")
 
         def revert(heads: str, _: MigrationContext) -> list[MigrationStep]:
-            steps = scripts._downgrade_revs(f"{branch}@base", heads)
-            for step in steps:
-                if not is_of(branch, step.revision):
+            base = f"{branch}@base"
+            steps: list[MigrationStep] = []
+            for script in scripts.iterate_revisions(heads, base, select_for_downgrade=True):
+                if not is_of(branch, script):
                     raise MigrationError(
-                        f"The branch {branch} cannot be removed: "
-                        f"{step.revision.revision} depends on it"
+                        f"The branch {branch} cannot be removed: {script.revision} depends on it"
                     )
-            return [*steps]
+                steps.append(MigrationStep.downgrade_from_script(scripts.revision_map, script))
+            return steps
 
         with EnvironmentContext(config, scripts, fn=revert):
             scripts.run_env()
@@ -105,7 +111,7 @@ def make_config(url: URL | None = None) -> Config:
 def alembic_errors() -> Generator[None]:
     try:
         yield
-    except CommandError as error:
+    except (CommandError, RevisionError) as error:
         raise MigrationError(
             f"{error}. It takes pyproject.toml and migrations/ of the version that is to run"
         ) from None
@@ -115,13 +121,20 @@ def list_branches(scripts: ScriptDirectory) -> set[str]:
     return {label for script in scripts.walk_revisions() for label in script.branch_labels}
 
 
+@cache
 def find_tables(scripts: ScriptDirectory) -> dict[str, Script]:
     """Find the migration that creates each table."""
-    return {
-        name: script
-        for script in scripts.walk_revisions()
-        for name in CREATED.findall(Path(script.path).read_text())
-    }
+    tables: dict[str, Script] = {}
+    for script in scripts.walk_revisions():
+        for node in ast.walk(ast.parse(Path(script.path).read_text())):
+            match node:
+                case ast.Call(
+                    ast.Attribute(attr="create_table"), [ast.Constant(name), *_], keywords
+                ) | ast.Call(ast.Attribute(attr="rename_table"), [_, ast.Constant(name)], keywords):
+                    values = [keyword.value for keyword in keywords if keyword.arg == "schema"]
+                    names = [value.value for value in values if isinstance(value, ast.Constant)]
+                    tables[".".join(map(str, [*names, name]))] = script
+    return tables
 
 
 def is_of(branch: str, script: Script) -> bool:
@@ -137,7 +150,10 @@ def list_revisions(scripts: ScriptDirectory, heads: Iterable[str]) -> set[str]:
 
 def read_record(connection: Connection) -> dict[str, list[str]]:
     comment = func.obj_description(func.to_regclass(VERSIONS.name), "pg_class")
-    return json.loads(connection.scalar(select(comment)) or "{}")
+    try:
+        return RECORD.validate_json(connection.scalar(select(comment)) or "{}")
+    except ValidationError:  # somebody else's comment
+        return {}
 
 
 @contextmanager
@@ -150,6 +166,9 @@ def recording(
     it is applied. An older version of the service lacks that file, though. And when the team's
     migrations no longer depend on a branch, which can be removed then, it needs a row again.
     """
+    if any(context.opts.get(name) for name in READ_ONLY):
+        yield
+        return
     known = list_revisions(scripts, ["heads"])
     rows = known.intersection(context.get_current_heads())
     record = read_record(connection)
@@ -162,5 +181,4 @@ def recording(
     rows = known.intersection(context.get_current_heads())
     updated = {row: sorted(list_revisions(scripts, [row])) for row in sorted(rows)}
     if rows and updated != record:
-        VERSIONS.comment = json.dumps(updated)
-        connection.execute(SetTableComment(VERSIONS))
+        Operations(context).create_table_comment(VERSIONS.name, json.dumps(updated))
