@@ -161,6 +161,7 @@ def test_a_background_task_that_fails(service: Service) -> None:
     request, failure = service.events(request_id=request_id)
     assert (request["event"], request["status"]) == ("request", 200)
     assert (failure["event"], failure["level"]) == ("background task failed", "error")
+    assert failure["function"] == "fail"
     assert "Conflict: in the background" in failure["exception"]
     # Its connection goes on.
     assert service.client.get("/health/live").status_code == 200
