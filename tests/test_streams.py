@@ -15,7 +15,7 @@ from textwrap import dedent
 import httpx2
 import pytest
 from breakable import Service, row
-from harness import UV, eventually, make_environment, read_section, render, run
+from harness import UV, eventually, make_environment, read_section, render, succeed
 from postgres import HOST, free_port
 
 FEATURE = """
@@ -64,25 +64,42 @@ async def show_that_it_is_new() -> None:
 """
 
 
+def include(project: Path, feature: str) -> None:
+    app = project / "src" / "my_service" / "app.py"
+    text = app.read_text()
+    for point, line in {
+        "# Yours: imports\n": f"from . import {feature}\n",
+        "    # Yours: routers\n": f"    app.include_router({feature}.router)\n",
+    }.items():
+        text = text.replace(point, point + line)
+    app.write_text(text)
+
+
+def add_clock(project: Path) -> None:
+    """Add the example of a stream in the documentation."""
+    section = read_section(project, "Streams, WebSockets, background tasks")
+    [example] = re.findall(r"^    import.*?\n\n(?=\w)", section, re.MULTILINE | re.DOTALL)
+    clock = project / "src" / "my_service" / "clock"
+    clock.mkdir()
+    (clock / "__init__.py").write_text(dedent(example))
+
+
 @pytest.fixture(scope="module")
 def project(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project") / "rendered"
     project = render(template, folder, database="none", auth="none")
-    package = project / "src" / "my_service"
-    section = read_section(project, "Streams, WebSockets, background tasks")
-    [example] = re.findall(r"^    import.*?\n\n(?=\w)", section, re.MULTILINE | re.DOTALL)
-    (package / "clock").mkdir()
-    (package / "clock" / "__init__.py").write_text(dedent(example))
-    (package / "feature.py").write_text(FEATURE)
-    app = package / "app.py"
-    text = app.read_text()
-    text = text.replace("# Yours: imports\n", "# Yours: imports\nfrom . import feature\n")
-    text = text.replace(
-        "    # Yours: routers\n", "    # Yours: routers\n    app.include_router(feature.router)\n"
-    )
-    app.write_text(text)
-    assert run(project, UV, "sync", "--quiet").returncode == 0
+    add_clock(project)
+    (project / "src" / "my_service" / "feature.py").write_text(FEATURE)
+    include(project, "feature")
+    succeed(project, UV, "sync", "--quiet")
     return project
+
+
+def test_the_example_of_a_stream_is_protected(template: Path, tmp_path: Path) -> None:
+    project = render(template, tmp_path / "project", database="none", auth="oidc")
+    add_clock(project)
+    include(project, "clock")
+    succeed(project, UV, "run", "pytest", "-q", "tests/auth/test_protection.py")
 
 
 @pytest.fixture
@@ -161,6 +178,7 @@ def test_a_background_task_that_fails(service: Service) -> None:
     request, failure = service.events(request_id=request_id)
     assert (request["event"], request["status"]) == ("request", 200)
     assert (failure["event"], failure["level"]) == ("background task failed", "error")
+    assert failure["function"] == "fail"
     assert "Conflict: in the background" in failure["exception"]
     # Its connection goes on.
     assert service.client.get("/health/live").status_code == 200

@@ -171,7 +171,7 @@ class RequestMiddleware:
             if not exchange.is_logged:
                 raise
             # The response is complete, so only the log can know.
-            logger.exception("background task failed")
+            logger.exception("unexpected error")
         finally:
             if not exchange.is_logged:
                 exchange.log()
