@@ -19,7 +19,8 @@ DROP = 'op.execute("DROP TABLE orders")'
 MODEL = """
 from uuid import UUID
 
-from sqlalchemy import ForeignKey
+from sqlalchemy import ARRAY, Enum, ForeignKey
+from sqlalchemy.dialects.postgresql import ENUM
 from sqlalchemy.orm import Mapped, mapped_column
 
 from .database import Base
@@ -28,7 +29,19 @@ from .database import Base
 class Order(Base):
     __tablename__ = "orders"
 
-    buyer_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
+    buyer_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"), primary_key=True)
+    status: Mapped[str] = mapped_column(Enum("new", name="orderStatus"))
+    labels: Mapped[list[str]] = mapped_column(ARRAY(Enum("urgent", name="label")))
+    mood: Mapped[str] = mapped_column(ENUM("fine", name="mood", create_type=False))
+    kind: Mapped[str] = mapped_column(Enum("gift", name="kind", native_enum=False))
+
+
+class Invoice(Base):
+    __tablename__ = "invoices"
+    __table_args__ = ({"schema": "billing"},)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    status: Mapped[str] = mapped_column(Enum("paid", name="status", schema="billing"))
 """
 
 
@@ -206,6 +219,9 @@ def project(releases: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     app = project / "src" / "my_service" / "app.py"
     ours = "# Yours: imports\nfrom . import orders as _orders  # noqa: F401\n"
     app.write_text(app.read_text().replace("# Yours: imports\n", ours))
+    env = project / "migrations" / "env.py"
+    options = "include_schemas=True,\n        # Yours: options\n"
+    env.write_text(env.read_text().replace("# Yours: options\n", options))
     return project
 
 
@@ -219,6 +235,9 @@ def migration(project: Path, url: str, *arguments: str) -> tuple[str, set[Path]]
 
 def test_migrations_of_a_team(project: Path, database: str) -> None:
     query(database, "CREATE TABLE of_an_extension (id int)")
+    query(database, "CREATE SCHEMA billing")
+    query(database, "CREATE TABLE billing.orders (id int)")
+    query(database, "CREATE TYPE mood AS ENUM ('fine')")
     _, [first] = migration(project, database, "add orders")
     revision = re.findall(r'^revision = "(app_[0-9a-f]{12})"$', first.read_text(), re.MULTILINE)[0]
     assert revision in first.name
@@ -227,6 +246,8 @@ def test_migrations_of_a_team(project: Path, database: str) -> None:
         in first.read_text()
     )
     assert "of_an_extension" not in first.read_text()
+    for command in (("downgrade", "app@base"), ("upgrade", "heads")):
+        dev(project, database, "alembic", *command)
     output, files = migration(project, database, "add orders")
     assert "there is nothing to migrate" in output
     assert files == set()
