@@ -144,6 +144,26 @@ def test_nothing_outlives_it(project: Path, number: signal.Signals) -> None:
     assert eventually(lambda: find_processes(project, "") == [])
 
 
+# Stands for the service. It ends well, although a signal comes while it migrates.
+INTERRUPTED = """#!/bin/sh
+trap "" TERM
+echo "$1"
+[ "$1" = serve ] || kill -{signal} $PPID
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [("INT", 130), ("TERM", 143)])
+def test_a_signal_during_a_migration_lets_nothing_start(
+    template: Path, tmp_path: Path, number: str, code: int
+) -> None:
+    project = render(template, tmp_path / "project", database="asyncpg", auth="none")
+    succeed(project, UV, "sync")
+    (project / ".venv/bin/my-service").write_text(INTERRUPTED.format(signal=number))
+    url = "postgresql://nobody@nowhere/nothing"
+    development = run(project, UV, "run", "python", "-m", "dev", DATABASE_URL=url)
+    assert (development.stdout, development.returncode) == ("migrate\n", code)
+
+
 PAYMENTS = """
 from pydantic import SecretStr
 
