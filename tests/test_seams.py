@@ -144,6 +144,26 @@ def test_nothing_outlives_it(project: Path, number: signal.Signals) -> None:
     assert eventually(lambda: find_processes(project, "") == [])
 
 
+# Stands for the service. It ends well, although a signal comes while it migrates.
+INTERRUPTED = """#!/bin/sh
+trap "" TERM
+echo "$1"
+[ "$1" = serve ] || kill -{signal} $PPID
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [("INT", 130), ("TERM", 143)])
+def test_a_signal_during_a_migration_lets_nothing_start(
+    template: Path, tmp_path: Path, number: str, code: int
+) -> None:
+    project = render(template, tmp_path / "project", database="asyncpg", auth="none")
+    succeed(project, UV, "sync")
+    (project / ".venv/bin/my-service").write_text(INTERRUPTED.format(signal=number))
+    url = "postgresql://nobody@nowhere/nothing"
+    development = run(project, UV, "run", "python", "-m", "dev", DATABASE_URL=url)
+    assert (development.stdout, development.returncode) == ("migrate\n", code)
+
+
 PAYMENTS = """
 from pydantic import SecretStr
 
@@ -163,6 +183,57 @@ MAIL_SENDER=
 SENTRY_DSN=
 IS_DRY_RUN=false
 """
+ORDERS = """
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Annotated
+
+from fastapi import Depends, HTTPException
+from fastapi.security import APIKeyHeader
+from fastapi.sse import EventSourceResponse
+
+from .auth.dependencies import CurrentPrincipal, OptionalPrincipal
+from .auth.principal import Principal, PrincipalId
+from .routing import Router, public
+
+router = Router(prefix="/orders", tags=["orders"])
+ApiKey = Annotated[str | None, Depends(APIKeyHeader(name="X-API-Key", auto_error=False))]
+ID = PrincipalId("0" * 32)
+
+
+async def get_client(user: OptionalPrincipal, key: ApiKey) -> Principal:
+    if user is None and key != "key":
+        raise HTTPException(401, headers={"WWW-Authenticate": "Bearer, ApiKey"})
+    return user or Principal(id=ID, roles=frozenset(), kind="machine")
+
+
+@router.get("/news", response_class=EventSourceResponse)
+@public
+async def stream_news() -> AsyncGenerator[str]:
+    while True:
+        yield "news"
+        await asyncio.sleep(1)
+
+
+@router.get("/{number:int}")
+async def get_order(number: int, principal: CurrentPrincipal) -> list[str]:
+    return [f"{principal.id} ordered {number}."]
+
+
+@router.post("")
+async def create_order(client: Annotated[Principal, Depends(get_client)]) -> str:
+    return client.kind
+"""
+ORDERS_TEST = """
+from httpx2 import AsyncClient
+
+
+async def test_orders(client: AsyncClient, anonymous: AsyncClient) -> None:
+    machine = await anonymous.post("/v1/orders", headers={"X-API-Key": "key"})
+    assert machine.json() == "machine"
+    assert (await client.post("/v1/orders")).json() == "user"
+    assert (await anonymous.post("/v1/orders")).status_code == 401
+"""
 ROWS = (
     {"database": "asyncpg", "auth": "password"},
     {"database": "none", "auth": "oidc"},
@@ -170,7 +241,7 @@ ROWS = (
 
 
 @pytest.mark.parametrize("row", ROWS, ids=name)
-def test_settings_of_a_team_leave_the_suite_green(
+def test_what_a_team_adds_leaves_the_suite_green(
     template: Path, tmp_path: Path, row: dict[str, str]
 ) -> None:
     project = render(template, tmp_path / "project", **row)
@@ -182,6 +253,10 @@ def test_settings_of_a_team_leave_the_suite_green(
     add(settings, "groups", fields + "is_dry_run: bool = False", which=1)
     add(settings, "groups", "class MailSettings(Group):\n    sender: str | None = None")
     add(project / ".env.example", "settings", EXAMPLE)
+    (package / "orders.py").write_text(ORDERS.lstrip())
+    (project / "tests" / "test_orders.py").write_text(ORDERS_TEST.lstrip())
+    add(package / "app.py", "imports", "from .orders import router as orders")
+    add(package / "app.py", "routers", 'app.include_router(orders, prefix="/v1")')
     refused = run(project, UV, "run", "poe", "test")
     assert "The tests read .env.development. These settings are missing" in refused.stdout
     assert "  PAYMENT_KEY: Field required" in refused.stdout

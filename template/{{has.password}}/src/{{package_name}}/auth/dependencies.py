@@ -77,7 +77,12 @@ class RequireRole:
         return principal
 
 
-AdminUser = Annotated[Caller, Depends(RequireRole("admin"))]
+async def get_admin(user: CurrentUser) -> Caller:
+    await RequireRole("admin")(user)
+    return user
+
+
+AdminUser = Annotated[Caller, Depends(get_admin)]
 
 
 async def get_user_service(session: SessionDep, admin: AdminUser) -> UserService:
