@@ -288,3 +288,10 @@ def succeed(project: Path, *command: str, **variables: str) -> str:
     done = run(project, *command, **variables)
     assert done.returncode == 0, done.stdout
     return done.stdout
+
+
+def check_and_test(project: Path) -> None:
+    """Run the checks and the tests of a project, none of which may be skipped."""
+    succeed(project, UV, "run", "-q", "poe", "check")
+    output = succeed(project, UV, "run", "-q", "poe", "test")
+    assert re.search(r"^=* ?\d+ passed in [\d.]+s", output, re.MULTILINE), output

@@ -15,6 +15,7 @@ import httpx2
 import pytest
 from harness import (
     UV,
+    check_and_test,
     choose_rows,
     commit,
     eventually,
@@ -116,12 +117,6 @@ def lay(project: Path, overlay: str, places: list[Place], fixture: str = "") -> 
         point = points[place.which]
         lines = indent(place.lines.format(fixture) + "\n", point[1])
         path.write_text(text[: point.end()] + lines + text[point.end() :])
-
-
-def check_and_test(project: Path) -> None:
-    succeed(project, UV, "run", "-q", "poe", "check")
-    output = succeed(project, UV, "run", "-q", "poe", "test")
-    assert re.search(r"^=* ?\d+ passed in [\d.]+s", output, re.MULTILINE), output
 
 
 @contextmanager

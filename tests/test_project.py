@@ -22,6 +22,7 @@ from harness import (
     CONFIG,
     ROWS,
     UV,
+    check_and_test,
     choose_rows,
     commit,
     eventually,
@@ -47,12 +48,6 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield folder
     assert eventually(lambda: list(folder.glob("postgres*")) == [])
     shutil.rmtree(folder)
-
-
-def check_and_test(project: Path) -> None:
-    succeed(project, UV, "run", "poe", "check")
-    output = succeed(project, UV, "run", "poe", "test")
-    assert re.search(r"^=* ?\d+ passed in [\d.]+s", output, re.MULTILINE), output
 
 
 @pytest.mark.parametrize("row", ROWS, ids=name)
