@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import copier
@@ -245,6 +246,14 @@ def read_section(project: Path, title: str) -> str:
     """Return what stands in the docs of a project under a heading."""
     docs = (project / "docs" / "development.md").read_text()
     return docs.split(f"## {title}\n")[1].split("\n## ")[0]
+
+
+def add_lines(path: Path, point: str, lines: str, which: int = 0) -> None:
+    """Add lines below an extension point, of which a file may have several with the same name."""
+    text = path.read_text()
+    place = [*re.finditer(rf"^( *)# Yours: {point}\n", text, re.MULTILINE)][which]
+    added = indent(lines.strip("\n") + "\n", place[1])
+    path.write_text(text[: place.end()] + added + text[place.end() :])
 
 
 def eventually(condition: Callable[[], bool]) -> bool:

@@ -8,13 +8,13 @@ import subprocess
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from textwrap import indent
 from typing import NamedTuple
 
 import httpx2
 import pytest
 from harness import (
     UV,
+    add_lines,
     check_and_test,
     choose_rows,
     commit,
@@ -111,12 +111,8 @@ def lay(project: Path, overlay: str, places: list[Place], fixture: str = "") -> 
     """Add the files of a team, and its lines at extension points."""
     shutil.copytree(GROWN / overlay, project, dirs_exist_ok=True)
     for place in places:
-        path = project / place.path
-        text = path.read_text()
-        points = [*re.finditer(rf"^( *)# Yours: {place.point}\n", text, re.MULTILINE)]
-        point = points[place.which]
-        lines = indent(place.lines.format(fixture) + "\n", point[1])
-        path.write_text(text[: point.end()] + lines + text[point.end() :])
+        lines = place.lines.format(fixture)
+        add_lines(project / place.path, place.point, lines, which=place.which)
 
 
 @contextmanager

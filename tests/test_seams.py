@@ -1,27 +1,16 @@
 """What a team adds at the extension points of a project: settings, commands, processes."""
 
 import os
-import re
 import signal
 import subprocess
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from textwrap import indent
 
 import httpx2
 import pytest
-from harness import UV, eventually, make_environment, name, render, run, succeed
+from harness import UV, add_lines, eventually, make_environment, name, render, run, succeed
 from postgres import free_port
-
-
-def add(path: Path, point: str, lines: str, which: int = 0) -> None:
-    """Add lines below an extension point, indented like it."""
-    text = path.read_text()
-    place = [*re.finditer(rf"^( *)# Yours: {point}\n", text, re.MULTILINE)][which]
-    added = indent(lines.strip("\n") + "\n", place[1])
-    path.write_text(text[: place.end()] + added + text[place.end() :])
-
 
 WORKER = """
 import os, sys
@@ -56,14 +45,16 @@ def project(template: Path, tmp_path: Path) -> Path:
     project = render(template, tmp_path / "project", database="none")
     package = project / "src" / "my_service"
     (package / "worker.py").write_text(WORKER)
-    add(package / "cli.py", "imports", "from .worker import count, work")
-    add(package / "cli.py", "commands", "main.add_command(work)\nmain.add_command(count)")
+    add_lines(package / "cli.py", "imports", "from .worker import count, work")
+    add_lines(package / "cli.py", "commands", "main.add_command(work)\nmain.add_command(count)")
     (project / "dev" / "cache.py").write_text(SERVER)
-    add(project / "dev" / "__main__.py", "imports", "from .cache import development_cache")
-    add(project / "dev" / "__main__.py", "servers", '"CACHE_URL": development_cache,')
+    add_lines(project / "dev" / "__main__.py", "imports", "from .cache import development_cache")
+    add_lines(project / "dev" / "__main__.py", "servers", '"CACHE_URL": development_cache,')
     words = ", ".join(f'"{word}"' for word in ("work", *VARIABLES))
-    add(project / "dev" / "__main__.py", "processes", f"[SERVICE, {words}],")
-    add(project / ".env.development", "settings", "PAYMENT_KEY=key\nPAYMENT_URL=http://payments")
+    add_lines(project / "dev" / "__main__.py", "processes", f"[SERVICE, {words}],")
+    add_lines(
+        project / ".env.development", "settings", "PAYMENT_KEY=key\nPAYMENT_URL=http://payments"
+    )
     (project / ".env").write_text("PAYMENT_URL=http://mine\n")
     os.mkfifo(project / "control")
     succeed(project, UV, "sync")
@@ -248,19 +239,19 @@ def test_what_a_team_adds_leaves_the_suite_green(
     package = project / "src" / "my_service"
     settings = package / "settings.py"
     (package / "payments.py").write_text(PAYMENTS.lstrip())
-    add(settings, "imports", "from .payments import PaymentSettings")
+    add_lines(settings, "imports", "from .payments import PaymentSettings")
     fields = 'payment: PaymentSettings\nmail: MailSettings\nsentry_dsn: str = ""\n'
-    add(settings, "groups", fields + "is_dry_run: bool = False", which=1)
-    add(settings, "groups", "class MailSettings(Group):\n    sender: str | None = None")
-    add(project / ".env.example", "settings", EXAMPLE)
+    add_lines(settings, "groups", fields + "is_dry_run: bool = False", which=1)
+    add_lines(settings, "groups", "class MailSettings(Group):\n    sender: str | None = None")
+    add_lines(project / ".env.example", "settings", EXAMPLE)
     (package / "orders.py").write_text(ORDERS.lstrip())
     (project / "tests" / "test_orders.py").write_text(ORDERS_TEST.lstrip())
-    add(package / "app.py", "imports", "from .orders import router as orders")
-    add(package / "app.py", "routers", 'app.include_router(orders, prefix="/v1")')
+    add_lines(package / "app.py", "imports", "from .orders import router as orders")
+    add_lines(package / "app.py", "routers", 'app.include_router(orders, prefix="/v1")')
     refused = run(project, UV, "run", "poe", "test")
     assert "The tests read .env.development. These settings are missing" in refused.stdout
     assert "  PAYMENT_KEY: Field required" in refused.stdout
-    add(project / ".env.development", "settings", "PAYMENT_KEY=key")
+    add_lines(project / ".env.development", "settings", "PAYMENT_KEY=key")
     succeed(project, UV, "run", "poe", "check")
     shell = {"LOG": "/var/log", "LOG_LEVEL": "chatty", "PGSSLMODE": "require"}
     succeed(project, UV, "run", "poe", "test", **shell)
