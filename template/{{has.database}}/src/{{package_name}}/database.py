@@ -111,19 +111,28 @@ class Database:
     write: async_sessionmaker[AsyncSession]
     read: async_sessionmaker[AsyncSession]
     connect_reader: Callable[[], AbstractContextManager[Connection]]
+    connect_writer: Callable[[], AbstractContextManager[Connection]]  # without a transaction
     is_schema_checked: bool = False
 
     async def read_row(
-        self, statement: Select[*Columns], parameters: Mapping[str, object]
+        self,
+        statement: Select[*Columns],
+        parameters: Mapping[str, object],
+        *,
+        trust_replica: bool = True,
     ) -> Row[*Columns] | None:
         """Read one row from the reader, or None; several are an error.
+
+        The reader may be a replica that lags behind: `trust_replica=False` reads from the writer.
 
         An `AsyncConnection` would take three greenlets and a task: a tenth of a small request. The
         task would shield its end, which needs no `await` without a transaction.
         """
 
+        connect = self.connect_reader if trust_replica else self.connect_writer
+
         def read() -> Row[*Columns] | None:
-            with self.connect_reader() as connection:
+            with connect() as connection:
                 return connection.execute(statement, parameters).one_or_none()
 
         return await greenlet_spawn(read)
@@ -169,6 +178,9 @@ async def open_database(settings: DatabaseSettings) -> AsyncGenerator[Database]:
             write=async_sessionmaker(writer, expire_on_commit=False, close_resets_only=False),
             read=async_sessionmaker(reader, expire_on_commit=False, close_resets_only=False),
             connect_reader=reader.sync_engine.connect,
+            connect_writer=writer.sync_engine.execution_options(
+                isolation_level="AUTOCOMMIT"
+            ).connect,
             is_schema_checked=settings.migrations == "optional",
         )
 

@@ -10,6 +10,7 @@ from ..commands import DatabaseEnvironment, explain_errors
 from ..database import open_database
 from ..errors import Conflict
 from ..groups import read_settings
+from ..logs import configure_logs
 from . import sessions
 from .schemas import UserCreate
 from .service import AuthService
@@ -29,6 +30,7 @@ def create_admin(email: str) -> None:
     The password is asked for, or read from a pipe.
     """
     settings = read_settings(AuthEnvironment)
+    configure_logs(settings.log, settings.environment)
     try:
         new = UserCreate.model_validate({"email": email, "password": ask_password()})
         with explain_errors(settings.database.url):
@@ -44,7 +46,7 @@ def create_admin(email: str) -> None:
 async def add_admin(settings: AuthEnvironment, new: UserCreate) -> None:
     async with (
         open_database(settings.database) as database,
-        open_auth(settings.auth) as auth,
+        open_auth(settings.auth, database) as auth,
     ):
         await AuthService(database, auth).add_user(new, "admin")
 
@@ -57,16 +59,14 @@ def ask_password() -> str:
 
 @click.command()
 def delete_expired() -> None:
-    """Delete what has expired: sessions, with their tokens, and counted failures to log in."""
+    """Delete what has expired: login sessions, and counted attempts. `serve` does so, too."""
     settings = read_settings(DatabaseEnvironment)
+    configure_logs(settings.log, settings.environment)
     with explain_errors(settings.database.url):
         count = asyncio.run(delete_expired_rows(settings))
     click.echo(f"{count} expired sessions and counters are deleted.")
 
 
 async def delete_expired_rows(settings: DatabaseEnvironment) -> int:
-    async with (
-        open_database(settings.database) as database,
-        database.write.begin() as session,
-    ):
-        return await sessions.delete_expired(session)
+    async with open_database(settings.database) as database:
+        return await sessions.delete_expired(database)

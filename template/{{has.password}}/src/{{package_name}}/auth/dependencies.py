@@ -1,18 +1,20 @@
 from typing import Annotated
 
-from fastapi import Depends
+from fastapi import Depends, Response
 from fastapi.requests import HTTPConnection
 from fastapi.security import OAuth2PasswordBearer
 
 from ..dependencies import ClientAddress as ClientAddress  # for code that imports it from here
-from ..dependencies import SessionDep
+from ..dependencies import ClientNetwork, SessionDep
 from ..errors import Forbidden
+from .audit import Audit, Client
 from .bearer import read_token
 from .principal import Principal
 from .schemas import Caller, Role
 from .service import AuthService
+from .sessions import SessionService
 from .state import AuthConnection
-from .tokens import Claims
+from .tokens import DEVICE_LIFETIME, Claims
 from .users import UserService
 
 
@@ -31,15 +33,59 @@ BearerToken = Annotated[str, Depends(PasswordBearer(TOKEN_URL))]
 OptionalToken = Annotated[str | None, Depends(PasswordBearer(TOKEN_URL, auto_error=False))]
 
 
-async def get_auth_service(connection: AuthConnection) -> AuthService:
-    return AuthService(connection.state["database"], connection.state["auth"])
+async def get_client(
+    connection: HTTPConnection, address: ClientAddress, network: ClientNetwork
+) -> Client:
+    return Client(address, network, connection.headers.get("User-Agent", ""))
+
+
+ClientDep = Annotated[Client, Depends(get_client)]
+
+
+async def get_auth_service(connection: AuthConnection, client: ClientDep) -> AuthService:
+    return AuthService(connection.state["database"], connection.state["auth"], Audit(client))
 
 
 AuthServiceDep = Annotated[AuthService, Depends(get_auth_service)]
 
 
-async def get_current_user(auth: AuthServiceDep, token: BearerToken) -> Caller:
-    return await auth.identify(token)
+class DeviceCookie:
+    """Keeps the device token; see `throttle.py`. A browser sends it to paths below /v1/auth only,
+    wherever a proxy puts them, since the cookie names no path.
+    """
+
+    def __init__(self, connection: HTTPConnection, response: Response) -> None:
+        self._connection = connection
+        self._response = response
+
+    @property
+    def token(self) -> str:
+        return self._connection.cookies.get("device", "")
+
+    def remember(self, token: str) -> None:
+        self._response.set_cookie(
+            "device",
+            token,
+            max_age=int(DEVICE_LIFETIME.total_seconds()),
+            path=None,
+            secure=self._connection.url.scheme == "https",
+            httponly=True,
+            samesite="strict",
+        )
+
+
+DeviceDep = Annotated[DeviceCookie, Depends()]
+
+
+def is_read(connection: AuthConnection) -> bool:
+    return connection.scope.get("method") in {"GET", "HEAD"}
+
+
+async def get_current_user(
+    connection: AuthConnection, auth: AuthServiceDep, token: BearerToken
+) -> Caller:
+    """Only what reads may trust a replica, which may not know yet that a session has ended."""
+    return await auth.identify(token, trust_replica=is_read(connection))
 
 
 CurrentUser = Annotated[Caller, Depends(get_current_user)]
@@ -47,8 +93,10 @@ CurrentUser = Annotated[Caller, Depends(get_current_user)]
 CurrentPrincipal = Annotated[Principal, Depends(get_current_user)]
 
 
-async def get_optional_user(auth: AuthServiceDep, token: OptionalToken) -> Caller | None:
-    return await auth.identify(token) if token is not None else None
+async def get_optional_user(
+    connection: AuthConnection, auth: AuthServiceDep, token: OptionalToken
+) -> Caller | None:
+    return await get_current_user(connection, auth, token) if token is not None else None
 
 
 # None for a request without a token; one that is not valid is refused nevertheless.
@@ -65,19 +113,29 @@ async def get_token_claims(connection: AuthConnection, token: BearerToken) -> Cl
 TokenClaims = Annotated[Claims, Depends(get_token_claims)]
 
 
+async def get_fresh_user(
+    connection: AuthConnection, auth: AuthServiceDep, token: BearerToken, user: CurrentUser
+) -> Caller:
+    """Return the caller as the writer knows it, also for GET: a role may have been taken away."""
+    return await auth.identify(token) if is_read(connection) else user
+
+
+FreshUser = Annotated[Caller, Depends(get_fresh_user)]
+
+
 class RequireRole:
     """The principal, if it has the role: `Depends(RequireRole("admin"))`."""
 
     def __init__(self, role: Role) -> None:
         self.role = role
 
-    async def __call__(self, principal: CurrentPrincipal) -> Principal:
+    async def __call__(self, principal: FreshUser) -> Principal:
         if self.role not in principal.roles:
             raise Forbidden(f"This is for the role {self.role}.")
         return principal
 
 
-async def get_admin(user: CurrentUser) -> Caller:
+async def get_admin(user: FreshUser) -> Caller:
     await RequireRole("admin")(user)
     return user
 
@@ -85,8 +143,17 @@ async def get_admin(user: CurrentUser) -> Caller:
 AdminUser = Annotated[Caller, Depends(get_admin)]
 
 
-async def get_user_service(session: SessionDep, admin: AdminUser) -> UserService:
-    return UserService(session, admin)
+async def get_user_service(session: SessionDep, admin: AdminUser, client: ClientDep) -> UserService:
+    return UserService(session, admin, Audit(client, admin.id))
 
 
 UserServiceDep = Annotated[UserService, Depends(get_user_service)]
+
+
+async def get_session_service(
+    session: SessionDep, user: CurrentUser, client: ClientDep
+) -> SessionService:
+    return SessionService(session, user, Audit(client, user.id))
+
+
+SessionServiceDep = Annotated[SessionService, Depends(get_session_service)]

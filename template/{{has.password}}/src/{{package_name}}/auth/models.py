@@ -23,27 +23,20 @@ OwnerId = Annotated[UUID, mapped_column(ForeignKey("users.id", ondelete="CASCADE
 
 
 class UserSession(Base):
-    """From log-in to log-out: a family of refresh tokens, and the `sid` of its access tokens."""
+    """A login session: its id is the `sid` of its access tokens. See `sessions.py`."""
 
     __tablename__ = "user_sessions"
 
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    # SHA-256 of the two parts of the refresh token: enough, since both are random.
+    family_hash: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
+    token_hash: Mapped[bytes] = mapped_column(LargeBinary)
+    user_agent: Mapped[str] = mapped_column(String(200))
     expires_at: Mapped[datetime] = mapped_column(index=True)
 
 
-class RefreshToken(Base):
-    __tablename__ = "refresh_tokens"
-
-    session_id: Mapped[UUID] = mapped_column(
-        ForeignKey("user_sessions.id", ondelete="CASCADE"), index=True
-    )
-    # SHA-256: enough for what is random, and as long as it is.
-    token_hash: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
-    used_at: Mapped[datetime | None]
-
-
 class Attempts(Base):
-    """How often somebody tried to log in, and failed; see `throttle.py`."""
+    """How often something was tried that is limited; see `throttle.py`."""
 
     __tablename__ = "attempts"
 

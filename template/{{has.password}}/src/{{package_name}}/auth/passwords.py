@@ -2,6 +2,7 @@
 
 import os
 import unicodedata
+from itertools import pairwise
 from pathlib import Path
 from secrets import token_hex
 
@@ -16,7 +17,11 @@ MAX_RAW_LENGTH = 1024  # before normalization, which composes characters
 
 # Of those that are long enough: what is tried first.
 COMMONEST = frozenset(Path(__file__).with_name("commonest_passwords.txt").read_text().split())
-
+# Keys that are beside each other, or follow each other.
+ROWS = ("abcdefghijklmnopqrstuvwxyz", "01234567890", "qwertyuiop", "asdfghjkl", "zxcvbnm")
+PREDICTABLE = {pair for row in ROWS for way in (row, row[::-1]) for pair in pairwise(way)}
+MIN_STEPS = 7  # from one character to another, which are neither predictable nor repeated
+MIN_WORD = 4  # characters: shorter words are in many passwords by chance
 
 OWASP = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
 
@@ -67,6 +72,28 @@ def check_password(password: str) -> str:
     normalized = normalize(password)
     if not MIN_LENGTH <= len(normalized) <= MAX_LENGTH:
         raise ValueError(f"should have {MIN_LENGTH} to {MAX_LENGTH} characters")
-    if normalized.casefold() in COMMONEST:
+    folded = normalized.casefold()
+    if folded in COMMONEST:
         raise ValueError("is one of the passwords that are guessed first")
+    steps = {(one, two) for one, two in pairwise(folded) if one != two} - PREDICTABLE
+    if len(steps) < MIN_STEPS:
+        raise ValueError("repeats itself, or follows the alphabet or the keyboard")
+    check_words(normalized)
     return normalized
+
+
+def check_words(password: str, email: str = "") -> None:
+    """Raise `ValueError` for a password with the email address or the name of the service in it.
+
+    Letters and digits count, so that no sign hides the word.
+    """
+    words = {"its service's name": __name__.partition(".")[0]}
+    words["its email address"] = email.partition("@")[0]
+    for name, word in words.items():
+        letters = keep_letters(word)
+        if len(letters) >= MIN_WORD and letters in keep_letters(password):
+            raise ValueError(f"contains {name}")
+
+
+def keep_letters(text: str) -> str:
+    return "".join(filter(str.isalnum, normalize(text).casefold()))

@@ -3,10 +3,9 @@ from uuid import UUID
 
 from fastapi import FastAPI, Form, status
 
-from ..dependencies import ClientNetwork
 from ..pagination import Page, PageQuery, PageRead
 from ..routing import Router, public
-from .dependencies import AuthServiceDep, CurrentUser, UserServiceDep
+from .dependencies import AuthServiceDep, CurrentUser, DeviceDep, SessionServiceDep, UserServiceDep
 from .models import User
 from .schemas import (
     AccountRead,
@@ -14,6 +13,7 @@ from .schemas import (
     Caller,
     PasswordChange,
     RevocationRequest,
+    SessionRead,
     TokenRead,
     TokenRequest,
     UserCreate,
@@ -27,8 +27,8 @@ sign_up_router = Router(prefix="/auth", tags=["auth"])
 
 @sign_up_router.post("/users", response_model=UserRead, status_code=status.HTTP_201_CREATED)
 @public
-async def sign_up(auth: AuthServiceDep, network: ClientNetwork, new: UserCreate) -> User:
-    return await auth.sign_up(new, network)
+async def sign_up(auth: AuthServiceDep, new: UserCreate) -> User:
+    return await auth.sign_up(new)
 
 
 @router.get("/users", response_model=PageRead[AccountRead])
@@ -44,10 +44,10 @@ async def update_user(users: UserServiceDep, user_id: UUID, changes: AccountUpda
 @router.post("/token")
 @public
 async def grant_token(
-    auth: AuthServiceDep, network: ClientNetwork, request: Annotated[TokenRequest, Form()]
+    auth: AuthServiceDep, device: DeviceDep, request: Annotated[TokenRequest, Form()]
 ) -> TokenRead:
     """Exchange an email address, as `username`, and a password, or a refresh token (RFC 6749)."""
-    return await auth.grant_token(request, network)
+    return await auth.grant_token(request, device)
 
 
 @router.post("/revoke")
@@ -57,17 +57,25 @@ async def revoke_token(auth: AuthServiceDep, request: Annotated[RevocationReques
     return await auth.revoke(request)
 
 
+@router.get("/sessions", response_model=PageRead[SessionRead])
+async def list_sessions(sessions: SessionServiceDep, page: PageQuery) -> Page[SessionRead]:
+    return await sessions.list(page)
+
+
+@router.delete("/sessions/{session_id}", status_code=status.HTTP_204_NO_CONTENT)
+async def end_session(sessions: SessionServiceDep, session_id: UUID) -> None:
+    return await sessions.end(session_id)
+
+
 @router.get("/me", response_model=UserRead)
 async def get_me(user: CurrentUser) -> Caller:
     return user
 
 
 @router.post("/password", status_code=status.HTTP_204_NO_CONTENT)
-async def change_password(
-    auth: AuthServiceDep, user: CurrentUser, network: ClientNetwork, change: PasswordChange
-) -> None:
+async def change_password(auth: AuthServiceDep, user: CurrentUser, change: PasswordChange) -> None:
     """Change the password, and log out everywhere."""
-    return await auth.change_password(user, change, network)
+    return await auth.change_password(user, change)
 
 
 def add_auth(app: FastAPI, settings: AuthSettings) -> None:

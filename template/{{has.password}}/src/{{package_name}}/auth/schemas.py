@@ -4,9 +4,17 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from email_validator import validate_email
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Secret
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    Secret,
+    ValidationInfo,
+    field_validator,
+)
 
-from .passwords import MAX_LENGTH, MAX_RAW_LENGTH, MIN_LENGTH, check_password
+from .passwords import MAX_LENGTH, MAX_RAW_LENGTH, MIN_LENGTH, check_password, check_words
 from .principal import Principal
 
 Role = Literal["user", "admin"]
@@ -37,6 +45,7 @@ class Caller(Principal):
 
     email: str
     role: Role
+    session_id: UUID
 
 
 class UserCreate(BaseModel):
@@ -44,6 +53,12 @@ class UserCreate(BaseModel):
 
     email: Email
     password: Secret[NewPassword]
+
+    @field_validator("password")
+    @classmethod
+    def check_for_email(cls, password: Secret[str], info: ValidationInfo) -> Secret[str]:
+        check_words(password.get_secret_value(), info.data.get("email", ""))
+        return password
 
 
 class UserRead(BaseModel):
@@ -94,6 +109,17 @@ class TokenRead(BaseModel):
     refresh_token: str
     token_type: Literal["bearer"] = "bearer"  # noqa: S105
     expires_in: int  # seconds
+
+
+class SessionRead(BaseModel):
+    """A login session. Each refresh of its tokens changes `refreshed_at`."""
+
+    id: UUID
+    created_at: datetime
+    refreshed_at: datetime
+    expires_at: datetime
+    user_agent: str  # of the log-in
+    is_current: bool
 
 
 class RevocationRequest(BaseModel):

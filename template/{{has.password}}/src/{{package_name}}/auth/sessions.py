@@ -1,98 +1,180 @@
-"""Sessions, from log-in to log-out: a refresh token works once and yields the next (RFC 9700).
+"""Login sessions and their refresh tokens, each of which works once and yields the next (RFC 9700).
 
-They are functions in the transaction of their caller, who has to commit it also when there is an
+A refresh token has two parts. The first is the same for the whole session, the second is new each
+time. So a token of which only the second part is wrong is one that was used before, however long
+ago; and a session needs a single row, which is quickly found, changed and deleted.
+
+The functions work in the transaction of their caller, who has to commit it also when there is an
 error to raise: a session that a stolen token has ended must not come back.
 """
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from hashlib import sha256
+from hmac import compare_digest
 from secrets import token_urlsafe
 from typing import NamedTuple
 from uuid import UUID
 
-import structlog
-from sqlalchemy import delete, select
+from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from ..database import utc_now
-from .models import Attempts, RefreshToken, User, UserSession
+from ..database import Database, utc_now
+from ..errors import NotFound
+from ..pagination import Page, PageParameters
+from .audit import INTERNAL, Audit
+from .models import Attempts, User, UserSession
+from .schemas import Caller, SessionRead
+from .settings import AuthSettings
+from .throttle import Throttle, TooManyAttempts, count_refresh
 
-logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger()
+BATCH = 1000  # rows that one transaction deletes
 
 
 class Grant(NamedTuple):
-    """A session, and the only copy of its next refresh token."""
+    """A login session, and the only copy of its next refresh token."""
 
     session: UserSession
     refresh_token: str
 
 
-async def start(session: AsyncSession, user_id: UUID, lifetime: timedelta) -> Grant:
-    """Begin a session, which ends after `lifetime` however often it is refreshed."""
-    started = UserSession(user_id=user_id, expires_at=utc_now() + lifetime)
+async def start(
+    session: AsyncSession, audit: Audit, user_id: UUID, settings: AuthSettings
+) -> Grant:
+    """Begin a session. When there are too many, the one that was not used for longest ends."""
+    family, secret = token_urlsafe(16), token_urlsafe(32)
+    now = utc_now()
+    started = UserSession(
+        user_id=user_id,
+        family_hash=hash_token(family),
+        token_hash=hash_token(secret),
+        user_agent=audit.client.user_agent[:200],
+        created_at=now,
+        expires_at=find_end(now, settings),
+    )
     session.add(started)
     await session.flush()
-    return await add_token(session, started)
+    excess = select(UserSession.id).where(UserSession.user_id == user_id)
+    excess = excess.order_by(UserSession.updated_at.desc()).offset(settings.max_sessions)
+    await end(session, audit, "too many sessions", UserSession.id.in_(excess.limit(BATCH)))
+    return Grant(started, f"{family}.{secret}")
 
 
-async def add_token(session: AsyncSession, started: UserSession) -> Grant:
-    token = token_urlsafe(32)
-    session.add(RefreshToken(session_id=started.id, token_hash=hash_token(token)))
-    await session.flush()
-    return Grant(started, token)
+def find_end(begun: datetime, settings: AuthSettings) -> datetime:
+    """When a session that is used now ends, unless it is used again."""
+    end = begun + timedelta(seconds=settings.refresh_token_lifetime)
+    if settings.session_idle_timeout is None:
+        return end
+    return min(end, utc_now() + timedelta(seconds=settings.session_idle_timeout))
 
 
-async def rotate(session: AsyncSession, token: str) -> Grant | None:
+async def rotate(
+    session: AsyncSession, audit: Audit, token: str, settings: AuthSettings
+) -> Grant | None:
     """Exchange a refresh token for the next one; None for one that is not valid.
 
-    A used one ends its session: two have it, and nobody can tell who of them is the thief.
+    A used one ends its session: two have it, and nobody can tell who of them is the thief. Raise
+    `TooManyAttempts` for a session that is refreshed all the time.
     """
-    found = select(UserSession).join(RefreshToken).join(User)
-    # The lock lets one request at a time see and change the tokens of a session.
-    started = await session.scalar(
-        found.where(RefreshToken.token_hash == hash_token(token), User.is_active).with_for_update(
-            of=UserSession
-        )
+    family, _, secret = token.partition(".")
+    # The lock lets one request at a time see and change the session.
+    statement = (
+        select(UserSession)
+        .join(User)
+        .where(has_token(token), User.is_active)
+        .with_for_update(of=UserSession)
     )
-    if started is None or started.expires_at <= utc_now():
+    current = await session.scalar(statement)
+    if current is None or current.expires_at <= utc_now():
         return None
-    mine = select(RefreshToken).where(RefreshToken.token_hash == hash_token(token))
-    used = (await session.scalars(mine)).one()
-    if used.used_at:
-        logger.warning("a refresh token came twice", user_id=str(started.user_id))
-        await session.delete(started)
+    if not compare_digest(current.token_hash, hash_token(secret)):
+        await end(session, audit, "refresh token used twice", UserSession.id == current.id)
         return None
-    used.used_at = utc_now()
-    return await add_token(session, started)
+    wait = await Throttle(count_refresh(current.id)).count(session)
+    if wait:
+        raise TooManyAttempts(wait)
+    secret = token_urlsafe(32)
+    current.token_hash = hash_token(secret)
+    if settings.session_idle_timeout is not None:
+        current.expires_at = find_end(current.created_at, settings)
+    await session.flush()
+    return Grant(current, f"{family}.{secret}")
 
 
-async def end(session: AsyncSession, session_id: UUID) -> None:
-    """End a session: its refresh tokens and its access tokens are worth nothing any more."""
-    await session.execute(delete(UserSession).where(UserSession.id == session_id))
+def has_token(token: str) -> ColumnElement[bool]:
+    """Select the session of a refresh token, also of one that was used before."""
+    return UserSession.family_hash == hash_token(token.partition(".")[0])
 
 
-async def end_by_token(session: AsyncSession, token: str) -> bool:
-    """End the session of a refresh token, if it is one."""
-    mine = select(RefreshToken.session_id).where(RefreshToken.token_hash == hash_token(token))
-    ended = delete(UserSession).where(UserSession.id.in_(mine)).returning(UserSession.id)
-    return await session.scalar(ended) is not None
+async def end(
+    session: AsyncSession, audit: Audit, reason: str, *conditions: ColumnElement[bool]
+) -> int:
+    """End sessions: their refresh tokens and access tokens are worth nothing any more.
+
+    Return how many there were.
+    """
+    statement = delete(UserSession).where(*conditions)
+    ended = await session.execute(statement.returning(UserSession.id, UserSession.user_id))
+    rows = ended.all()
+    for row in rows:
+        audit.record_on_commit(
+            session, "session_end", subject=row.user_id, session_id=str(row.id), reason=reason
+        )
+    return len(rows)
 
 
-async def end_all(session: AsyncSession, user_id: UUID) -> None:
-    await session.execute(delete(UserSession).where(UserSession.user_id == user_id))
-
-
-async def delete_expired(session: AsyncSession, limit: int | None = None) -> int:
-    """Delete what has expired, `limit` rows of each kind at most. Return how many there were."""
+async def delete_expired(database: Database) -> int:
+    """Delete expired sessions and counters, in short transactions. Return how many there were."""
     deleted = 0
     for model in (UserSession, Attempts):
-        # What another request uses at the moment is left to the next time.
-        expired = select(model.id).where(model.expires_at < utc_now()).limit(limit)
-        free = expired.with_for_update(skip_locked=True)
-        gone = await session.scalars(delete(model).where(model.id.in_(free)).returning(model.id))
-        deleted += len(gone.all())
+        count = BATCH
+        while count == BATCH:
+            # What another request uses at the moment is left to the next time.
+            expired = select(model.id).where(model.expires_at < utc_now()).limit(BATCH)
+            expired = expired.with_for_update(skip_locked=True)
+            async with database.write.begin() as session:
+                if model is UserSession:
+                    count = await end(session, INTERNAL, "expired", UserSession.id.in_(expired))
+                else:
+                    statement = delete(Attempts).where(Attempts.id.in_(expired))
+                    rows = await session.scalars(statement.returning(Attempts.id))
+                    count = len(rows.all())
+            deleted += count
     return deleted
 
 
 def hash_token(token: str) -> bytes:
     return sha256(token.encode(errors="surrogatepass")).digest()
+
+
+class SessionService:
+    """The login sessions of a user, for that user."""
+
+    def __init__(self, session: AsyncSession, user: Caller, audit: Audit) -> None:
+        self._session = session
+        self._user = user
+        self._audit = audit
+
+    async def list(self, page: PageParameters) -> Page[SessionRead]:
+        query = select(UserSession).order_by(UserSession.id).limit(page.limit + 1)
+        query = query.where(
+            UserSession.user_id == self._user.id, UserSession.expires_at > utc_now()
+        )
+        if page.after:
+            query = query.where(UserSession.id > page.after)
+        rows = [
+            SessionRead(
+                id=row.id,
+                created_at=row.created_at,
+                refreshed_at=row.updated_at,
+                expires_at=row.expires_at,
+                user_agent=row.user_agent,
+                is_current=row.id == self._user.session_id,
+            )
+            for row in await self._session.scalars(query)
+        ]
+        return Page.of(rows, page.limit)
+
+    async def end(self, session_id: UUID) -> None:
+        mine = UserSession.id == session_id, UserSession.user_id == self._user.id
+        if not await end(self._session, self._audit, "ended by its user", *mine):
+            raise NotFound(f"You have no session {session_id}.")

@@ -1,15 +1,20 @@
 """What authentication needs for as long as the process lives."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import structlog
 from fastapi.requests import HTTPConnection
 
-from ..database import DatabaseState
+from ..database import Database, DatabaseState
+from . import sessions
 from .passwords import Passwords
 from .settings import AuthSettings
 from .tokens import Tokens
+
+logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,5 +33,19 @@ class AuthConnection(HTTPConnection[AuthState]):
 
 
 @asynccontextmanager
-async def open_auth(settings: AuthSettings) -> AsyncGenerator[Auth]:
-    yield Auth(settings, Passwords(), Tokens(settings))
+async def open_auth(settings: AuthSettings, database: Database) -> AsyncGenerator[Auth]:
+    cleanup = asyncio.create_task(clean_up(database, settings.cleanup_interval))
+    try:
+        yield Auth(settings, Passwords(), Tokens(settings))
+    finally:
+        cleanup.cancel()
+
+
+async def clean_up(database: Database, interval: int) -> None:
+    """Delete what has expired, again and again, for as long as the process lives."""
+    while True:
+        await asyncio.sleep(interval)
+        try:
+            await sessions.delete_expired(database)
+        except Exception as error:
+            logger.warning("clean-up failed", cause=repr(error))

@@ -1,7 +1,11 @@
-"""Access tokens: JWTs of the type `at+jwt` (RFC 9068) that this service signs and verifies."""
+"""Access tokens: JWTs of the type `at+jwt` (RFC 9068) that this service signs and verifies.
 
+Device tokens are JWTs, too: they prove that a client has logged in to an account before.
+"""
+
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -16,8 +20,10 @@ from .settings import AuthSettings
 
 ALGORITHM = "HS256"
 TYPE = "at+jwt"
+DEVICE_TYPE = "device+jwt"
+DEVICE_LIFETIME = timedelta(days=90)
 LEEWAY = 10  # seconds that the clocks of two hosts may differ
-CLAIMS = ["iss", "aud", "sub", "sid", "iat", "exp", "jti"]
+CLAIMS = ["iss", "aud", "sub", "iat", "exp", "jti"]
 
 logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger()
 
@@ -31,6 +37,14 @@ class Claims:
     token_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceClaims:
+    """What a device token says: its client has logged in as this user before."""
+
+    user_id: UUID
+    token_id: str
+
+
 class Tokens:
     def __init__(self, settings: AuthSettings) -> None:
         self._settings = settings
@@ -41,51 +55,57 @@ class Tokens:
         now = utc_now()
         lifetime = timedelta(seconds=self._settings.access_token_lifetime)
         expires = min(now + lifetime, grant.session.expires_at)
-        claims = {
-            "iss": self._settings.issuer,
-            "aud": self._settings.audience,
-            "sub": str(grant.session.user_id),
-            "sid": str(grant.session.id),
-            "iat": now,
-            "exp": expires,
-            "jti": str(uuid4()),
-        }
+        sid = str(grant.session.id)
         return TokenRead(
-            access_token=jwt.encode(claims, self._secrets[0], ALGORITHM, {"typ": TYPE}),
+            access_token=self._sign(TYPE, grant.session.user_id, now, expires, sid=sid),
             refresh_token=grant.refresh_token,
             expires_in=int((expires - now).total_seconds()),
         )
 
+    def issue_device_token(self, user_id: UUID) -> str:
+        now = utc_now()
+        return self._sign(DEVICE_TYPE, user_id, now, now + DEVICE_LIFETIME)
+
+    def _sign(self, kind: str, user_id: UUID, now: datetime, expires: datetime, **more: str) -> str:
+        claims = {
+            "iss": self._settings.issuer,
+            "aud": self._settings.audience,
+            "sub": str(user_id),
+            "iat": now,
+            "exp": expires,
+            "jti": str(uuid4()),
+        }
+        return jwt.encode(claims | more, self._secrets[0], ALGORITHM, {"typ": kind})
+
     def verify(self, token: str) -> Claims:
-        """Return what the token says, or raise `InvalidToken`.
+        """Return what an access token says, or raise `InvalidToken`."""
+        try:
+            claims = self._verify(token, TYPE)
+            return Claims(UUID(claims["sub"]), UUID(str(claims.get("sid"))), claims["jti"])
+        except (jwt.InvalidTokenError, ValueError) as error:
+            logger.info("token refused", reason=type(error).__name__)
+            raise InvalidToken from None
 
-        The first secret signs and all of them verify, so that a new one logs nobody out.
-        """
+    def verify_device_token(self, token: str) -> DeviceClaims | None:
+        with suppress(jwt.InvalidTokenError, ValueError):
+            claims = self._verify(token, DEVICE_TYPE)
+            return DeviceClaims(UUID(claims["sub"]), claims["jti"])
+        return None
+
+    def _verify(self, token: str, kind: str) -> dict[str, Any]:
+        """The first secret signs and all of them verify, so that a new one logs nobody out."""
         for secret in self._secrets:
-            try:
-                return self._verify(token, secret)
-            except jwt.InvalidSignatureError:
-                continue
-            except (jwt.InvalidTokenError, ValueError) as error:
-                raise refuse(error) from None
-        raise refuse(jwt.InvalidSignatureError())
-
-    def _verify(self, token: str, secret: str) -> Claims:
-        decoded: dict[str, Any] = jwt.decode_complete(
-            token,
-            secret,
-            [ALGORITHM],
-            {"require": CLAIMS},
-            issuer=self._settings.issuer,
-            audience=self._settings.audience,
-            leeway=LEEWAY,
-        )
-        if decoded["header"].get("typ") != TYPE:
-            raise jwt.InvalidTokenError("not an access token")
-        claims = decoded["payload"]
-        return Claims(UUID(claims["sub"]), UUID(str(claims["sid"])), claims["jti"])
-
-
-def refuse(error: Exception) -> InvalidToken:
-    logger.info("token refused", reason=type(error).__name__)
-    return InvalidToken()
+            with suppress(jwt.InvalidSignatureError):
+                decoded: dict[str, Any] = jwt.decode_complete(
+                    token,
+                    secret,
+                    [ALGORITHM],
+                    {"require": CLAIMS},
+                    issuer=self._settings.issuer,
+                    audience=self._settings.audience,
+                    leeway=LEEWAY,
+                )
+                if decoded["header"].get("typ") != kind:
+                    raise jwt.InvalidTokenError("a token of another type")
+                return decoded["payload"]
+        raise jwt.InvalidSignatureError

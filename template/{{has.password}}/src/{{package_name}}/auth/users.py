@@ -6,16 +6,19 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from ..errors import Forbidden, NotFound
 from ..pagination import Page, PageParameters
 from . import sessions
-from .models import User
+from .audit import Audit, Event
+from .models import User, UserSession
 from .schemas import AccountUpdate, Caller
+from .throttle import Throttle, count_account
 
 
 class UserService:
     """The accounts, for an administrator."""
 
-    def __init__(self, session: AsyncSession, admin: Caller) -> None:
+    def __init__(self, session: AsyncSession, admin: Caller, audit: Audit) -> None:
         self._session = session
         self._admin = admin
+        self._audit = audit
 
     async def list(self, page: PageParameters) -> Page[User]:
         query = select(User).order_by(User.id).limit(page.limit + 1)
@@ -25,7 +28,9 @@ class UserService:
         return Page.of(found.all(), page.limit)
 
     async def update(self, user_id: UUID, changes: AccountUpdate) -> User:
-        """Change an account. One that is deactivated has no session any more."""
+        """Change an account. To deactivate it ends its sessions; to activate it, also when it is
+        active, allows log-ins again after too many failures.
+        """
         if user_id == self._admin.id:
             # So that there always is an administrator.
             raise Forbidden("Another administrator has to change your account.")
@@ -37,9 +42,20 @@ class UserService:
             raise Forbidden("You are no administrator any more.")
         if user is None:
             raise NotFound(f"There is no user {user_id}.")
+        role, was_active = user.role, user.is_active
         for name, value in changes.model_dump(exclude_unset=True).items():
             setattr(user, name, value)
         await self._session.flush()
+        if user.role != role:
+            self._record(user, "role_change", old=role, new=user.role)
+        if user.is_active != was_active:
+            self._record(user, "activation" if user.is_active else "deactivation")
         if not user.is_active:
-            await sessions.end_all(self._session, user.id)
+            mine = UserSession.user_id == user.id
+            await sessions.end(self._session, self._audit, "account deactivated", mine)
+        elif "is_active" in changes.model_fields_set:
+            await Throttle(count_account(user.email)).reset(self._session)
         return user
+
+    def _record(self, user: User, event: Event, **details: object) -> None:
+        self._audit.record_on_commit(self._session, event, subject=user.id, **details)
