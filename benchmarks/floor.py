@@ -51,12 +51,9 @@ UPDATE = f"""
 """  # noqa: S608
 FIND_PASSWORD = "SELECT id, password_hash FROM users WHERE email = $1 AND is_active"
 START_SESSION = """
-    INSERT INTO user_sessions (id, user_id, expires_at, created_at, updated_at)
-    VALUES ($1, $2, $3, $4, $4)
-"""
-ADD_TOKEN = """
-    INSERT INTO refresh_tokens (id, session_id, token_hash, created_at, updated_at)
-    VALUES ($1, $2, $3, $4, $4)
+    INSERT INTO user_sessions
+        (id, user_id, family_hash, token_hash, user_agent, expires_at, created_at, updated_at)
+    VALUES ($1, $2, $3, $4, '', $5, $6, $6)
 """
 
 hasher = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
@@ -218,11 +215,12 @@ async def log_in(request: Request) -> Response:
         account = await connection.fetchrow(FIND_PASSWORD, form["username"])
     check = partial(hasher.verify, account["password_hash"], form["password"])
     await to_thread.run_sync(check, limiter=hashing)
-    now, session, refresh_token = datetime.now(UTC), uuid7(), token_urlsafe(32)
-    digest = sha256(refresh_token.encode()).digest()
+    now, session = datetime.now(UTC), uuid7()
+    parts = token_urlsafe(16), token_urlsafe(32)
+    hashes = [sha256(part.encode()).digest() for part in parts]
     async with request.state.pool.acquire() as connection, connection.transaction():
-        await connection.execute(START_SESSION, session, account["id"], now + REFRESH, now)
-        await connection.execute(ADD_TOKEN, uuid7(), session, digest, now)
+        expires = now + REFRESH
+        await connection.execute(START_SESSION, session, account["id"], *hashes, expires, now)
     claims = {
         "iss": ISSUER,
         "aud": AUDIENCE,
@@ -235,7 +233,7 @@ async def log_in(request: Request) -> Response:
     return JSONResponse(
         {
             "access_token": jwt.encode(claims, SECRET, "HS256", {"typ": "at+jwt"}),
-            "refresh_token": refresh_token,
+            "refresh_token": ".".join(parts),
             "token_type": "bearer",
             "expires_in": int(ACCESS.total_seconds()),
         }

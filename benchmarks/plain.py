@@ -64,14 +64,10 @@ class UserSession(Base):
     __tablename__ = "user_sessions"
 
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
-    expires_at: Mapped[datetime]
-
-
-class RefreshToken(Base):
-    __tablename__ = "refresh_tokens"
-
-    session_id: Mapped[UUID] = mapped_column(ForeignKey("user_sessions.id"))
+    family_hash: Mapped[bytes]
     token_hash: Mapped[bytes]
+    user_agent: Mapped[str]
+    expires_at: Mapped[datetime]
 
 
 class Item(Base):
@@ -239,12 +235,17 @@ async def log_in(
     if user is None:
         raise HTTPException(400)
     await run_in_threadpool(hasher.verify, user.password_hash, form.password)
-    now, refresh_token = utc_now(), token_urlsafe(32)
-    started = UserSession(user_id=user.id, expires_at=now + REFRESH)
+    now = utc_now()
+    parts = token_urlsafe(16), token_urlsafe(32)
+    family, secret = (sha256(part.encode()).digest() for part in parts)
+    started = UserSession(
+        user_id=user.id,
+        family_hash=family,
+        token_hash=secret,
+        user_agent="",
+        expires_at=now + REFRESH,
+    )
     session.add(started)
-    await session.flush()
-    digest = sha256(refresh_token.encode()).digest()
-    session.add(RefreshToken(session_id=started.id, token_hash=digest))
     await session.commit()
     claims = {
         "iss": ISSUER,
@@ -257,7 +258,7 @@ async def log_in(
     }
     return {
         "access_token": jwt.encode(claims, SECRET, "HS256", {"typ": "at+jwt"}),
-        "refresh_token": refresh_token,
+        "refresh_token": ".".join(parts),
         "token_type": "bearer",
         "expires_in": int(ACCESS.total_seconds()),
     }

@@ -13,8 +13,8 @@ MIGRATION = '''"""more statistics"""
 
 from alembic import op
 
-revision = "auth_2"
-down_revision = "users"
+revision = "auth_3"
+down_revision = "auth_2"
 
 
 def upgrade() -> None:
@@ -57,7 +57,7 @@ def make_releases(folder: Path) -> Path:
     tests = sources / "tests"
     (tests / "test_logs.py.jinja").rename(tests / "test_log.py.jinja")
     versions = sources / "{{has.password}}" / "migrations" / "versions"
-    (versions / "2026_12_01_auth_2.py").write_text(MIGRATION)
+    (versions / "2026_12_01_auth_3.py").write_text(MIGRATION)
     commit(template, "The next release")
     git(template, "tag", NEXT)
     return template

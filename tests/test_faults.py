@@ -127,7 +127,7 @@ def check_stored(postgres: Postgres, load: Load) -> None:
 def check_pools(service: Service, postgres: Postgres) -> None:
     """All connections of both pools are there for requests, and there are no others."""
     with ThreadPoolExecutor(2 * POOL) as threads, postgres.locked():
-        # One after the other: a write, too, needs the reader to know its caller.
+        # One after the other: a read needs a connection, too, to find its caller.
         answers = [threads.submit(post(service)) for _ in range(POOL)]
         assert eventually(lambda: postgres.count_waiting() == POOL)
         answers += [threads.submit(get(service)) for _ in range(POOL)]
@@ -267,8 +267,9 @@ def test_a_wrong_password(start: Start, service: Service, postgres: Postgres) ->
 def test_a_reader_that_is_away(start: Start, migrated: None, postgres: Postgres) -> None:
     away = postgres.url.replace(str(postgres.port), str(free_port()))
     service = start(is_ready=False, DATABASE_READER_URL=away)
-    service.log_in()  # writes, and reads on the writer
-    for response in (service.client.get("/health/ready"), get(service)(), post(service)()):
+    service.log_in()
+    assert post(service)().status_code == 201
+    for response in (service.client.get("/health/ready"), get(service)()):
         assert "Connection refused" in explain(service, response)
 
 
@@ -283,7 +284,8 @@ def test_a_writer_that_is_away(start: Start, service: Service, postgres: Postgre
     )
     other.client.headers = service.client.headers
     assert get(other)().status_code == 200
-    for response in (other.client.get("/health/ready"), post(other)()):
+    users = other.client.get("/v1/auth/users")
+    for response in (other.client.get("/health/ready"), post(other)(), users):
         assert "Connection refused" in explain(other, response)
 
 
@@ -503,7 +505,7 @@ def test_a_schema_that_is_behind(
 def test_a_schema_that_is_ahead(project: Path, start: Start, new_url: str) -> None:
     migrate(project, new_url)
     with psycopg.connect(new_url) as connection:
-        connection.execute("INSERT INTO alembic_version VALUES ('app_0123456789ab'), ('auth_2')")
+        connection.execute("INSERT INTO alembic_version VALUES ('app_0123456789ab'), ('auth_3')")
     service = start(DATABASE_URL=new_url)
     service.log_in()
     assert post(service)().status_code == 201
@@ -537,3 +539,60 @@ def test_a_type_that_changes(service: Service, postgres: Postgres) -> None:
     assert "cached statement plan is invalid" in explain(service, get(service)())
     assert get(service)().status_code == 200
     check_pools(service, postgres)
+
+
+def guess(service: Service, email: str) -> httpx2.Response:
+    form = {"grant_type": "password", "username": email, "password": "a guess"}
+    return service.client.post("/v1/auth/token", data=form)
+
+
+@row("A client logs in, signs up or refreshes too often")
+def test_a_client_that_goes_on_and_on(start: Start, migrated: None) -> None:
+    service = start()
+    account = {"email": "ada@example.com", "password": token_hex(16)}
+    form = {"username": account["email"], "password": account["password"]}
+    service.client.headers["X-Forwarded-For"] = f"fd00:{token_hex(2)}:{token_hex(2)}::1"
+
+    def sign_up() -> int:
+        return service.client.post("/v1/auth/users", json=account).status_code
+
+    def refresh() -> int:
+        form = {"grant_type": "refresh_token", "refresh_token": token["refresh_token"]}
+        response = service.client.post("/v1/auth/token", data=form)
+        token.update(response.json())
+        return response.status_code
+
+    assert [sign_up() for _ in range(21)] == [201] + [409] * 19 + [429]
+    token = service.client.post("/v1/auth/token", data=form | {"grant_type": "password"}).json()
+    assert [refresh() for _ in range(61)] == [200] * 60 + [429]
+    statuses = [guess(service, f"user{number}@example.com").status_code for number in range(21)]
+    assert statuses == [400] * 20 + [429]
+    # Whatever was done with its tokens, a session ends at once.
+    revocation = {"token": token["refresh_token"]}
+    assert service.client.post("/v1/auth/revoke", data=revocation).status_code == 200
+    headers = {"Authorization": f"Bearer {token['access_token']}"}
+    assert service.client.get("/v1/auth/me", headers=headers).status_code == 401
+    for event in ("sign_up", "login"):
+        assert len(service.events(event=event, reason="too many attempts")) == 1
+
+
+@row("An account has had 100 failures in a row")
+def test_an_account_at_which_somebody_guesses(
+    start: Start, migrated: None, postgres: Postgres
+) -> None:
+    owner, stranger = start(), start()
+    email = owner.log_in()
+    failures = 0
+    with postgres.connect(autocommit=True) as connection:
+        for _ in range(300):
+            response = guess(stranger, email)
+            failures += response.status_code == 400
+            # As if it had waited, and came from everywhere.
+            connection.execute("UPDATE attempts SET blocked_until = now() WHERE failures < 100")
+            connection.execute("DELETE FROM attempts WHERE expires_at < now() + interval '1 hour'")
+    assert failures == 100
+    assert response.status_code == 429
+    assert int(response.headers["Retry-After"]) > 29 * 86_400
+    assert guess(stranger, "nobody@example.com").status_code == 400
+    # A device that has logged in before is not among the strangers.
+    assert guess(owner, email).status_code == 400
