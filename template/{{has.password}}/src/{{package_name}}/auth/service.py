@@ -125,7 +125,8 @@ class AuthService:
             throttle = Throttle(count_device(known.token_id))
         else:
             network = self._audit.client.network
-            throttle = Throttle(count_account(email), *count_networks(NETWORK, "log-in", network))
+            name = email or request.username
+            throttle = Throttle(count_account(name), *count_networks(NETWORK, "log-in", network))
         with self._recording_refusal("login", account):
             checked = await self._check_password("login", account, request.password, throttle)
             if checked is None:

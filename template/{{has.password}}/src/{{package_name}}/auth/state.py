@@ -39,6 +39,7 @@ async def open_auth(settings: AuthSettings, database: Database) -> AsyncGenerato
         yield Auth(settings, Passwords(), Tokens(settings))
     finally:
         cleanup.cancel()
+        await asyncio.wait([cleanup], timeout=2)
 
 
 async def clean_up(database: Database, interval: int) -> None:
