@@ -19,10 +19,15 @@ MAX_LENGTH = 16_384
 LEEWAY = 30  # seconds that the clocks may differ
 # Claims of other tokens that a provider may sign for the same audience.
 OTHER_CLAIMS = {
-    # ID tokens (OpenID Connect Core, sections 2 and 3.3.2.11; s_hash: FAPI 1.0)
-    *("nonce", "at_hash", "c_hash", "s_hash"),
-    "events",  # security events (RFC 8417), log-out tokens among them
-    "token_introspection",  # responses to introspection (RFC 9701)
+    # ID tokens (OpenID Connect Core, sections 2 and 3.3.2.11; FAPI 1.0)
+    "nonce",
+    "at_hash",
+    "c_hash",
+    "s_hash",
+    # Security events (RFC 8417), log-out tokens among them
+    "events",
+    # Responses to introspection (RFC 9701)
+    "token_introspection",
 }
 BOUND = (
     "The access token is bound to a key (cnf), and this service does not verify proofs of it: "
