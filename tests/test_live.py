@@ -2,13 +2,16 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from secrets import token_hex
 from typing import LiteralString
 
+import httpx2
 import psycopg
 import pytest
-from harness import UV, commit, find_questions, git, read_section, render, run, succeed
+from breakable import Service
+from harness import UV, commit, eventually, find_questions, git, read_section, render, run, succeed
 from postgres import running
 from psycopg import sql
 from releases import CURRENT
@@ -166,6 +169,47 @@ def test_an_answer_changes_while_there_is_data(
     insert(on)
 
 
+def test_log_ins_of_the_first_release_go_on(releases: Path, database: str, tmp_path: Path) -> None:
+    variables = {"DATABASE_URL": database, "AUTH_SECRET": token_hex(32)}
+
+    def serve() -> Service:
+        succeed(project, UV, "sync", "--quiet")
+        dev(project, database, "my-service", "migrate")
+        service = Service(project, variables)
+        stack.callback(service.stop)
+        assert eventually(service.answers), service.log
+        return service
+
+    def refresh(service: Service, token: str) -> httpx2.Response:
+        form = {"grant_type": "refresh_token", "refresh_token": token}
+        return service.client.post("/v1/auth/token", data=form)
+
+    with ExitStack() as stack:
+        project = start(releases, tmp_path / "project", "v0.1.0", **PASSWORD)
+        old = serve()
+        account = {"email": "ada@example.com", "password": "correct horse battery"}
+        assert old.client.post("/v1/auth/users", json=account).status_code == 201
+        form = {"grant_type": "password", "username": account["email"]}
+        form |= {"password": account["password"]}
+        tokens = [old.client.post("/v1/auth/token", data=form).json() for _ in range(3)]
+        refreshed = refresh(old, tokens[1]["refresh_token"]).json()
+        old.client.post("/v1/auth/revoke", data={"token": tokens[2]["refresh_token"]})
+        assert old.stop() == 0
+        assert update(project, database) == []
+        new = serve()
+        headers = {"Authorization": f"Bearer {tokens[0]['access_token']}"}
+        assert new.client.get("/v1/auth/me", headers=headers).status_code == 200
+        # Tokens that are valid stay so, once; those that are not, too.
+        for token in (tokens[0], refreshed):
+            following = refresh(new, token["refresh_token"])
+            assert following.status_code == 200
+            assert refresh(new, following.json()["refresh_token"]).status_code == 200
+            assert refresh(new, token["refresh_token"]).status_code == 400
+        assert query(database, "SELECT * FROM user_sessions") == []
+        for token in tokens:
+            assert refresh(new, token["refresh_token"]).status_code == 400
+
+
 @pytest.mark.parametrize("auth", ["password", "oidc"])
 def test_a_database_of_the_first_release_with_a_migration_of_its_team(
     releases: Path, database: str, tmp_path: Path, auth: str
@@ -177,7 +221,10 @@ def test_a_database_of_the_first_release_with_a_migration_of_its_team(
     dev(project, database, "my-service", "migrate")
     commit(project, "Add orders")
     assert update(project, database) == []
-    assert "Running upgrade" not in dev(project, database, "my-service", "migrate")
+    upgrades = re.findall(
+        r"Running upgrade .*-> (\w+)", dev(project, database, "my-service", "migrate")
+    )
+    assert upgrades == {"password": ["auth_2"], "oidc": []}[auth]
     assert "No new upgrade operations" in dev(project, database, "alembic", "check")
 
     # What the team has based on the example would go with it.

@@ -281,6 +281,8 @@ def test_a_newcomer_gets_a_token_and_stores_items(
     template: Path, tmp_path: Path, temporary: Path, database: str
 ) -> None:
     project = render(template, tmp_path / "my project", database=database, auth="oidc")
+    # What suits another provider.
+    (project / ".env").write_text("AUTH_TOKEN_TYPES=JWT\nAUTH_MAX_TOKEN_LIFETIME=60\n")
     with developing(project) as client:
         document = client.get("/openapi.json").json()
         [scheme] = document["components"]["securitySchemes"].values()

@@ -99,6 +99,20 @@ class Provider:
             }
         }
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """The settings of a service that accepts its tokens."""
+        return {
+            "AUTH_ISSUER": self.issuer,
+            "AUTH_AUDIENCE": self.audience,
+            # The defaults, whatever `.env` has for another provider.
+            "AUTH_ALGORITHMS": "",
+            "AUTH_TOKEN_TYPES": "",
+            "AUTH_MAX_TOKEN_LIFETIME": "",
+            "AUTH_ROLES_CLAIM": "",
+            "AUTH_SCOPES_CLAIM": "",
+        }
+
     def make_claims(
         self, subject: str, scopes: Iterable[str] = (), roles: Iterable[str] = ()
     ) -> dict[str, Any]:
@@ -156,15 +170,22 @@ class Provider:
                 return JSONResponse({"error": "unsupported_grant_type"}, 400)
         scopes, roles = granted.get("scope", "").split(), granted.get("roles", "").split()
         claims = self.make_claims(granted.get("subject", ""), scopes, roles)
-        answer = {"token_type": "Bearer", "expires_in": LIFETIME, "access_token": self.sign(claims)}
+        token = self.sign(claims)
+        answer = {"token_type": "Bearer", "expires_in": LIFETIME, "access_token": token}
         if "openid" in scopes:
-            mine = {"aud": form.get("client_id"), "nonce": granted.get("nonce")}
-            answer["id_token"] = self.sign(claims | mine, type_="JWT")
+            mine = {"aud": form.get("client_id"), "at_hash": hash_token(token)}
+            nonce = {"nonce": granted["nonce"]} if "nonce" in granted else {}
+            answer["id_token"] = self.sign(claims | mine | nonce, type_="JWT")
         return JSONResponse(answer, headers={"Cache-Control": "no-store"})
 
 
 async def read_form(request: Request) -> dict[str, str]:
     return dict(parse_qsl((await request.body()).decode()))
+
+
+def hash_token(token: str) -> str:
+    """Return the `at_hash` for it (OpenID Connect Core, section 3.1.3.6)."""
+    return urlsafe_b64encode(sha256(token.encode()).digest()[:16]).rstrip(b"=").decode()
 
 
 def matches(challenge: str | None, verifier: str) -> bool:
@@ -212,11 +233,4 @@ def development_provider(service: str) -> Generator[dict[str, str]]:
     with running_provider(service) as provider:
         curl = f"curl -d grant_type=client_credentials -d client_id=ada {provider.issuer}/token"
         print(f"A provider for development, which believes everybody: {curl}", file=sys.stderr)
-        yield {
-            "AUTH_ISSUER": provider.issuer,
-            "AUTH_AUDIENCE": provider.audience,
-            "AUTH_ALGORITHMS": ",".join(provider.keys),
-            "AUTH_ROLES_CLAIM": "roles",
-            "AUTH_SCOPES_CLAIM": "scope",
-            "AUTH_DOCS_CLIENT_ID": "docs",
-        }
+        yield {**provider.variables, "AUTH_DOCS_CLIENT_ID": "docs"}

@@ -25,7 +25,7 @@ async def ask(client: AsyncClient, granted: Response) -> Response:
     return await client.get("/v1/auth/me", headers=headers)
 
 
-async def log_in(browser: AsyncClient, verifier: str) -> str:
+async def log_in(browser: AsyncClient, verifier: str, **changes: str) -> str:
     """Say who we are, as a person in a browser does, and return the code (RFC 7636)."""
     digest = urlsafe_b64encode(sha256(verifier.encode()).digest())
     query = {
@@ -37,7 +37,7 @@ async def log_in(browser: AsyncClient, verifier: str) -> str:
         "nonce": "n",
         "code_challenge": digest.decode().rstrip("="),
         "code_challenge_method": "S256",
-    }
+    } | changes
     page = await browser.get("/authorize", params=query)
     assert "for development only" in page.text
     assert 'value="openid items:read"' in page.text
@@ -66,6 +66,19 @@ async def test_a_person_logs_in_with_a_code(browser: AsyncClient, anonymous: Asy
     again = await browser.post("/token", data=form)
     assert again.status_code == 400
     assert again.json() == {"error": "invalid_grant"}
+
+
+async def test_an_id_token_is_no_access_token_even_where_the_client_is_the_audience(
+    browser: AsyncClient, anonymous: AsyncClient, provider: Provider
+) -> None:
+    verifier = token_urlsafe(32)
+    client = {"client_id": provider.audience}
+    code = await log_in(browser, verifier, **client)
+    form = {"grant_type": "authorization_code", "code": code, "code_verifier": verifier}
+    granted = (await browser.post("/token", data=form | client)).json()
+    for name, status in {"access_token": 200, "id_token": 401}.items():
+        headers = {"Authorization": f"Bearer {granted[name]}"}
+        assert (await anonymous.get("/v1/auth/me", headers=headers)).status_code == status, name
 
 
 async def test_a_code_is_of_use_only_to_who_asked_for_it(browser: AsyncClient) -> None:

@@ -1,7 +1,7 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
 from pydantic_settings import NoDecode
 
 from ..groups import CommaSeparated, Group, split_commas
@@ -21,11 +21,16 @@ Algorithm = Literal[
 ]
 Algorithms = Annotated[tuple[Algorithm, ...], NoDecode, BeforeValidator(split_commas)]
 
+TokenType = Literal["JWT", "at+jwt"]
+TokenTypes = Annotated[tuple[TokenType, ...], NoDecode, BeforeValidator(split_commas)]
+
 
 class AuthSettings(Group):
     issuer: Annotated[str, AfterValidator(check_issuer)]
     audience: Annotated[CommaSeparated, Field(min_length=1)]
     algorithms: Annotated[Algorithms, Field(min_length=1)] = ("RS256", "PS256", "ES256", "EdDSA")
+    token_types: Annotated[TokenTypes, Field(min_length=1)] = ("JWT", "at+jwt")
+    max_token_lifetime: PositiveInt = 86_400  # seconds
     roles_claim: str = "roles"
     scopes_claim: str = "scope"
     docs_client_id: str = ""

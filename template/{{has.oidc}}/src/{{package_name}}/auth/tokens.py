@@ -17,18 +17,45 @@ logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger()
 
 MAX_LENGTH = 16_384
 LEEWAY = 30  # seconds that the clocks may differ
-TYPES = {"jwt", "at+jwt", "application/at+jwt"}
-OTHER_KINDS = ("ID", "Refresh", "Offline", "Logout")
+# Claims of other tokens that a provider may sign for the same audience.
+OTHER_CLAIMS = {
+    # ID tokens (OpenID Connect Core, sections 2 and 3.3.2.11; FAPI 1.0)
+    "nonce",
+    "at_hash",
+    "c_hash",
+    "s_hash",
+    # Security events (RFC 8417), log-out tokens among them
+    "events",
+    # Responses to introspection (RFC 9701)
+    "token_introspection",
+}
+BOUND = (
+    "The access token is bound to a key (cnf), and this service does not verify proofs of it: "
+    "send a bearer token."
+)
 CHECKS: Options = {
     "require": ["iss", "aud", "sub", "iat", "exp"],
     "enforce_minimum_key_length": True,
 }
 
 
+class WrongKindError(jwt.InvalidTokenError):
+    """Not an access token."""
+
+
+class LongLifetimeError(jwt.InvalidTokenError):
+    """Valid for longer than the settings allow."""
+
+
+class BoundTokenError(jwt.InvalidTokenError):
+    """Good only together with a proof that its sender has a key (DPoP, mutual TLS)."""
+
+
 class Tokens:
     def __init__(self, settings: AuthSettings, provider: Provider) -> None:
         self._settings = settings
         self._provider = provider
+        self._types = {type_.lower() for type_ in settings.token_types}
 
     async def verify(self, token: str) -> Principal:
         """Return whom it names. Raise `InvalidToken`; `Unavailable` while there are no keys."""
@@ -36,7 +63,7 @@ class Tokens:
             claims = await self._verify(token)
         except (jwt.PyJWTError, RecursionError, TypeError, ValueError) as error:
             logger.info("token refused", reason=type(error).__name__)
-            raise InvalidToken from error
+            raise InvalidToken(BOUND if isinstance(error, BoundTokenError) else "") from error
         return Principal(
             id=claims["sub"],
             scopes=read_scopes(find_claim(claims, self._settings.scopes_claim)),
@@ -49,9 +76,10 @@ class Tokens:
             raise jwt.DecodeError
         # The header alone: the claims are decoded below, and twice would take half as long again.
         header = jwt.get_unverified_header(token.partition(".")[0] + "..")
-        kind = header.get("typ", "JWT")
-        if not isinstance(kind, str) or kind.lower() not in TYPES:
-            raise jwt.InvalidTokenError
+        # RFC 7515, section 4.1.9: a media type, of which "application/" may be missing.
+        type_ = str(header.get("typ", "JWT")).lower().removeprefix("application/")
+        if type_ not in self._types:
+            raise WrongKindError
         algorithm = header.get("alg")
         if algorithm not in self._settings.algorithms:
             raise jwt.InvalidAlgorithmError
@@ -64,16 +92,25 @@ class Tokens:
             audience=self._settings.audience,
             leeway=LEEWAY,
         )
-        # Some providers sign ID tokens and refresh tokens like access tokens, but for these marks.
-        if claims.get("typ") in OTHER_KINDS or claims.get("token_use") == "id":
-            raise jwt.InvalidTokenError
+        self._check(claims)
+        return claims
+
+    def _check(self, claims: Mapping[str, Any]) -> None:
+        """Raise unless it is an access token that is good for its bearer, and for a while."""
         # PyJWT would take "1" for a time.
         if not all(type(claims.get(name, 0)) in (int, float) for name in ("iat", "nbf", "exp")):
             raise jwt.InvalidTokenError
+        if claims["exp"] > claims["iat"] + self._settings.max_token_lifetime:
+            raise LongLifetimeError
+        if "cnf" in claims:  # RFC 7800
+            raise BoundTokenError
+        # Keycloak names the kind in `typ`, Cognito in `token_use`.
+        kinds = claims.get("typ", "Bearer"), claims.get("token_use", "access")
+        if kinds != ("Bearer", "access") or OTHER_CLAIMS & claims.keys():
+            raise WrongKindError
         # OpenID Connect Core, section 2.
         if not (1 <= len(claims["sub"]) <= 255 and claims["sub"].isprintable()):
             raise InvalidSubjectError
-        return claims
 
 
 def find_claim(claims: Mapping[str, Any], name: str) -> object:
