@@ -119,23 +119,26 @@ class AuthService:
             email = normalize_email(request.username)
         except ValueError:
             email = ""  # which no account has
-        account = await self._find_account(email)
+        for _ in range(3):
+            account = await self._find_account(email)
+            throttle = self._make_throttle(email or request.username, account, device)
+            with self._recording_refusal("login", account):
+                checked = await self._check_password("login", account, request.password, throttle)
+                if checked is None:
+                    break
+                tokens = await self._start_session(checked, request.password, throttle)
+            if tokens:
+                device.remember(self._tokens.issue_device_token(checked.id))
+                return tokens
+            # The account has changed while its password was checked, which takes a while.
+        raise TokenError("invalid_grant", "The email address or the password is wrong.")
+
+    def _make_throttle(self, name: str, account: Account | None, device: Device) -> Throttle:
         known = self._tokens.verify_device_token(device.token)
         if known and account and known.user_id == account.id:
-            throttle = Throttle(count_device(known.token_id))
-        else:
-            network = self._audit.client.network
-            name = email or request.username
-            throttle = Throttle(count_account(name), *count_networks(NETWORK, "log-in", network))
-        with self._recording_refusal("login", account):
-            checked = await self._check_password("login", account, request.password, throttle)
-            if checked is None:
-                raise TokenError("invalid_grant", "The email address or the password is wrong.")
-            tokens = await self._start_session(checked, request.password, throttle)
-        if tokens is None:  # the account has changed while its password was checked
-            return await self._log_in(request, device)
-        device.remember(self._tokens.issue_device_token(checked.id))
-        return tokens
+            return Throttle(count_device(known.token_id))
+        network = self._audit.client.network
+        return Throttle(count_account(name), *count_networks(NETWORK, "log-in", network))
 
     async def _find_account(self, email: str) -> Account | None:
         """Read it on the writer: a replica may not know a new account yet."""
