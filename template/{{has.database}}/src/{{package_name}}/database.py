@@ -38,6 +38,7 @@ from uuid_utils.compat import uuid7
 
 from .errors import Unavailable
 from .groups import PLACEHOLDER, Group
+from .pool import FairPool
 
 Columns = TypeVarTuple("Columns")
 
@@ -191,6 +192,7 @@ async def open_pool(
 ) -> AsyncGenerator[AsyncEngine]:
     engine = create_async_engine(
         url,
+        poolclass=FairPool,
         pool_size=settings.pool_size,
         # Overflow opens and closes connections under load: a third of the throughput, measured.
         max_overflow=0,

@@ -1,0 +1,62 @@
+"""A connection pool that serves those who wait in the order in which they came.
+
+SQLAlchemy's own gives a free connection to whoever asks next, so that under load a request that
+waits is overtaken again and again (sqlalchemy#7679).
+"""
+
+import asyncio
+from collections import deque
+from typing import TypeVar
+
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+from sqlalchemy.util import await_only
+from sqlalchemy.util.queue import AsyncAdaptedQueue, Empty
+
+Item = TypeVar("Item")
+
+
+class FairQueue(AsyncAdaptedQueue[Item]):
+    """Hands an item to the first that waits. So there is never a free one while somebody waits."""
+
+    def __init__(self, maxsize: int = 0, use_lifo: bool = False) -> None:
+        super().__init__(maxsize, use_lifo)
+        self._waiters: deque[asyncio.Future[Item]] = deque()
+
+    def put_nowait(self, item: Item) -> None:
+        self._forget_those_who_left()
+        if self._waiters:
+            self._waiters.popleft().set_result(item)
+        else:
+            super().put_nowait(item)
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Item:
+        if not block or not self.empty():
+            return self.get_nowait()
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[Item] = loop.create_future()
+        self._waiters.append(waiter)
+        timer = None if timeout is None else loop.call_later(timeout, give_up, waiter)
+        try:
+            return await_only(waiter)
+        except asyncio.CancelledError:
+            # It may have been cancelled just after it got an item.
+            if not waiter.cancelled() and not waiter.exception():
+                self.put_nowait(waiter.result())
+            raise
+        finally:
+            if timer:
+                timer.cancel()
+            self._forget_those_who_left()
+
+    def _forget_those_who_left(self) -> None:
+        while self._waiters and self._waiters[0].done():
+            self._waiters.popleft()
+
+
+def give_up(waiter: asyncio.Future[Item]) -> None:
+    if not waiter.done():
+        waiter.set_exception(Empty())
+
+
+class FairPool(AsyncAdaptedQueuePool):
+    _queue_class = FairQueue
