@@ -279,14 +279,18 @@ def test_what_is_no_http(service: Service, data: bytes) -> None:
 
 def exchange(service: Service, pieces: Iterable[bytes]) -> bytes:
     """Send until the connection is closed, and return what was sent back until then."""
-    answer = b""
     with socket.create_connection((HOST, service.port), timeout=20) as client:
         with suppress(ConnectionError):
             for piece in pieces:
                 client.sendall(piece)
-        with suppress(ConnectionError):
-            while data := client.recv(65_536):
-                answer += data
+        return read_to_end(client)
+
+
+def read_to_end(client: socket.socket) -> bytes:
+    answer = b""
+    with suppress(ConnectionError):
+        while data := client.recv(65_536):
+            answer += data
     return answer
 
 
@@ -339,9 +343,10 @@ def test_headers_that_are_too_large(service: Service, pieces: tuple[bytes, ...])
 def test_headers_of_a_later_request(service: Service) -> None:
     with socket.create_connection((HOST, service.port), timeout=20) as client:
         client.sendall(GET + b"\r\n")
-        assert client.recv(65_536).startswith(b"HTTP/1.1 200 ")
+        while not client.recv(65_536).endswith(b"}"):
+            pass
         client.sendall(GET + b"X: " + 2 * LETTERS)
-        check_refusal(client.recv(65_536), 431)
+        check_refusal(read_to_end(client), 431)
 
 
 @row("What is no HTTP")
@@ -351,13 +356,13 @@ def test_a_handshake_that_is_no_http(service: Service) -> None:
 
 
 def test_trailers_are_no_headers(service: Service) -> None:
-    body = b"1\r\nx\r\n0\r\n" + b"X-Request-ID: trailer\r\n" * 200 + b"\r\n"
+    body = b"1\r\nx\r\n0\r\n" + b"X-Request-ID: trailer\r\n" * 50 + b"\r\n"
     answer = exchange(service, [CHUNKED.replace(b"\r\n", b"\r\nConnection: close\r\n", 1), body])
     assert re.match(rb"HTTP/1.1 (401|422) ", answer)
     assert b"trailer" not in answer
 
 
-@row("More requests on a connection than it can hold")
+@row("Too many requests at once on a connection")
 def test_pipelined_requests(service: Service) -> None:
     last = GET + b"Connection: close\r\n\r\n"
     answer = exchange(service, [(GET + b"\r\n") * 16 + last])
@@ -431,13 +436,13 @@ def test_the_oldest_connection_makes_room(limited: Service) -> None:
 
         oldest = connect()
         assert limited.answers()
-        clients = [connect() for _ in range(30)]
+        for _ in range(30):
+            connect()
         assert oldest.recv(1) == b""
-        assert limited.answers()
         assert eventually(lambda: limited.open_files < 50)
-        clients.append(connect())
-        clients[-1].sendall(GET + b"\r\n")
-        assert clients[-1].recv(65_536).startswith(b"HTTP/1.1 200 ")
+        newest = connect()
+        newest.sendall(GET + b"\r\n")
+        assert newest.recv(65_536).startswith(b"HTTP/1.1 200 ")
     assert limited.events(event="too many connections", level="warning", limit=20)
 
 

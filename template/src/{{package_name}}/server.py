@@ -68,46 +68,37 @@ def refuse(
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """Limits what a client can send before the application sees it, and the connections.
+    """Limits what clients can send before the application sees a request, and the connections.
 
-    Without it, httptools collects headers that never end, and a connection that sends nothing
-    stays open.
+    uvicorn's own collects headers without an end, keeps a connection that sends nothing, and
+    begins whatever number of requests arrive at once on a connection.
     """
 
     def __init__(self, limits: HttpSettings, **options: Any) -> None:
         super().__init__(**options)
         self.limits = limits
-        self.size = 0  # bytes received since the headers were complete, or since those of a body
+        self.headers = []
+        self.size = 0  # bytes that have arrived since the last part of a body, or a whole request
         # In the time of the event loop; None while a whole request waits for its response.
         self.deadline: float | None = None
 
-    @property
-    def is_responding(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
-
-    @property
-    def is_receiving(self) -> bool:
-        """Tell whether a part of a request has arrived."""
-        is_in_headers = self.scope is not None and "method" not in self.scope
-        return is_in_headers or (self.is_responding and self.cycle.more_body)
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
         if len(self.connections) > self.limits.max_connections:
             self.make_room()
         self.expect_request()
 
     def make_room(self) -> None:
-        """Close the connection that has waited for a whole request for the longest time."""
+        """Close the connection that has not sent a whole request for the longest time."""
         logger.warning("too many connections", limit=self.limits.max_connections)
-        waiting = {
+        deadlines = {
             connection: connection.deadline
             for connection in self.connections
             if isinstance(connection, HttpProtocol) and connection.deadline
         }
-        if waiting:
-            oldest = min(waiting, key=waiting.__getitem__)
-            # At once, since the next connection may come before this one is lost.
+        if deadlines:
+            oldest = min(deadlines, key=deadlines.__getitem__)
+            # It is not lost before others are made.
             self.connections.discard(oldest)
             oldest.transport.abort()
 
@@ -115,40 +106,41 @@ class HttpProtocol(HttpToolsProtocol):
         self.deadline = self.loop.time() + self.limits.request_timeout
 
     def close_if_late(self) -> None:
-        if self.deadline is None or self.deadline > self.loop.time():
+        if self.deadline is None or self.loop.time() < self.deadline or self.transport.is_closing():
             return
-        if self.is_receiving:
+        is_in_headers = self.scope is not None and "method" not in self.scope
+        if is_in_headers or self.is_responding:
             self.refuse(RequestTimeout())
         else:
             self.transport.close()
+
+    @property
+    def is_responding(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
         self.size += len(data)
         try:
             self.parser.feed_data(data)
+            if self.size > self.limits.max_header_size or len(self.headers) > MAX_HEADERS:
+                raise HeadersTooLarge
         except httptools.HttpParserUpgrade:
             if self._should_upgrade():
                 self.handle_websocket_upgrade()
             else:
                 self._unsupported_upgrade_warning()
+        except HeadersTooLarge as error:
+            self.refuse(error)
         except httptools.HttpParserError as error:
-            reason = error.__context__  # what a method below has raised
+            reason = error.__context__  # what `on_headers_complete` has raised
             self.refuse(reason if isinstance(reason, AppError) else InvalidRequest())
-        else:
-            if self.size > self.limits.max_header_size:
-                self.refuse(HeadersTooLarge())
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if "method" in self.scope:
-            return  # a trailer, which must not pass for a header
-        if len(self.headers) == MAX_HEADERS:
-            raise HeadersTooLarge
-        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self.size = 0
-        if len(self.url) + sum(map(len, chain(*self.headers))) > self.limits.max_header_size:
+        if len(self.headers) > MAX_HEADERS or (
+            self.size > self.limits.max_header_size  # perhaps with a body
+            and len(self.url) + sum(map(len, chain(*self.headers))) > self.limits.max_header_size
+        ):
             raise HeadersTooLarge
         if self.is_responding and (
             len(self.pipeline) == MAX_PIPELINE or self.parser.should_upgrade()
@@ -158,6 +150,9 @@ class HttpProtocol(HttpToolsProtocol):
             b"/health/"
         ):
             raise TooManyConnections
+        self.size = 0
+        # Trailers will be added to `self.headers`, and must not pass for headers.
+        self.scope["headers"] = [*self.headers]
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -172,7 +167,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if not self.is_responding or self.is_receiving:
+        # The next request may be there already, in part or as a whole.
+        if self.cycle.response_complete or self.cycle.more_body:
             self.expect_request()
 
     def refuse(self, error: AppError) -> None:
