@@ -363,19 +363,19 @@ def test_slow_clients_stop_nobody(service: Service, postgres: Postgres) -> None:
     with ExitStack() as stack:
         clients = [
             stack.enter_context(socket.create_connection(("127.0.0.1", service.port)))
-            for _ in range(300)
+            for _ in range(210)
         ]
-        for client, half in zip(clients, halves * 100, strict=True):
+        for client, half in zip(clients, halves * 70, strict=True):
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.sendall(half.encode())
-        assert eventually(lambda: service.open_files >= files + 300)
+        assert eventually(lambda: service.open_files >= files + 210)
         # None of them holds a connection of the pools, also before its answer is read.
-        assert eventually(lambda: len(service.events(method="GET", route="/v1/items")) >= 100)
+        assert eventually(lambda: len(service.events(method="GET", route="/v1/items")) >= 70)
         check_pools(service, postgres)
         with Load(service) as load:
             time.sleep(0.5)
         assert load.statuses() == {200, 201}
-    assert eventually(lambda: service.open_files < files + 100)
+    assert eventually(lambda: service.open_files < files + 70)
 
 
 @row("A client goes away in the middle of a write")

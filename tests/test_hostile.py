@@ -1,14 +1,18 @@
 """Rendered services, and all that a client can send: a real uvicorn, over HTTP and raw sockets."""
 
 import gzip
+import json
 import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
+from itertools import repeat
 from pathlib import Path
 from secrets import token_hex
+from typing import Any
 
 import httpx2
 import pytest
@@ -269,8 +273,204 @@ def test_methods(service: Service, method: str) -> None:
     ],
 )
 def test_what_is_no_http(service: Service, data: bytes) -> None:
-    with socket.create_connection((HOST, service.port), timeout=10) as client:
-        client.sendall(data)
-        answer = client.recv(10_000)
-    assert answer.startswith(b"HTTP/1.1 400 ")
+    check_refusal(exchange(service, [data]), 400)
     assert service.answers()
+
+
+def exchange(service: Service, pieces: Iterable[bytes]) -> bytes:
+    """Send until the connection is closed, and return what was sent back until then."""
+    with socket.create_connection((HOST, service.port), timeout=20) as client:
+        with suppress(ConnectionError):
+            for piece in pieces:
+                client.sendall(piece)
+        return read_to_end(client)
+
+
+def read_to_end(client: socket.socket) -> bytes:
+    answer = b""
+    with suppress(ConnectionError):
+        while data := client.recv(65_536):
+            answer += data
+    return answer
+
+
+def check_refusal(answer: bytes, status: int) -> dict[str, Any]:
+    """It is one problem document with this status, and the last one of its connection."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    line, *fields = head.decode().lower().split("\r\n")
+    headers = dict(field.split(": ") for field in fields)
+    assert line.startswith(f"http/1.1 {status} "), answer
+    assert headers["connection"] == "close"
+    assert headers["content-type"] == "application/problem+json"
+    problem = json.loads(body)
+    assert problem["status"] == status
+    assert problem["request_id"] == headers["x-request-id"]
+    return problem
+
+
+GET = b"GET /health/live HTTP/1.1\r\nHost: x\r\n"
+POST = b"POST /v1/items HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+UPGRADE = (
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+)
+TRAILER = CHUNKED + b"1\r\n{\r\n0\r\n"
+LINES = b"a:b\r\n" * 10_000
+LETTERS = b"x" * 60_000
+
+
+@row("Headers that are too large, or too many")
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        pytest.param((GET, b"X: " + 2 * LETTERS + b"\r\n\r\n"), id="value"),
+        pytest.param((GET, 2 * LETTERS + b": x\r\n\r\n"), id="name"),
+        pytest.param((b"GET /" + 2 * LETTERS + b" HTTP/1.1\r\nHost: x\r\n\r\n",), id="path"),
+        pytest.param((GET, b"a: b\r\n" * 100, b"\r\n"), id="number"),
+        pytest.param((GET, b"X: ", *repeat(LETTERS, 10)), id="open"),
+        pytest.param((b"\r\n" * 60_000,), id="empty lines"),
+        pytest.param((GET, UPGRADE, b"X: " + LETTERS + b"\r\n\r\n"), id="handshake"),
+        pytest.param((CHUNKED, b"1;x=", *repeat(LETTERS, 10)), id="chunk extension"),
+        pytest.param((TRAILER, b"x: ", *repeat(LETTERS, 10)), id="trailer"),
+    ],
+)
+def test_headers_that_are_too_large(service: Service, pieces: tuple[bytes, ...]) -> None:
+    check_refusal(exchange(service, pieces), 431)
+    assert service.answers()
+
+
+def test_headers_of_a_later_request(service: Service) -> None:
+    with socket.create_connection((HOST, service.port), timeout=20) as client:
+        client.sendall(GET + b"\r\n")
+        while not client.recv(65_536).endswith(b"}"):
+            pass
+        client.sendall(GET + b"X: " + 2 * LETTERS)
+        check_refusal(read_to_end(client), 431)
+
+
+@row("What is no HTTP")
+def test_a_handshake_that_is_no_http(service: Service) -> None:
+    check_refusal(exchange(service, [GET, UPGRADE, b"Content-Length: 1\r\n\r\nx"]), 400)
+    assert service.answers()
+
+
+def test_trailers_are_no_headers(service: Service) -> None:
+    body = b"1\r\nx\r\n0\r\n" + b"X-Request-ID: trailer\r\n" * 50 + b"\r\n"
+    answer = exchange(service, [CHUNKED.replace(b"\r\n", b"\r\nConnection: close\r\n", 1), body])
+    assert re.match(rb"HTTP/1.1 (401|422) ", answer)
+    assert b"trailer" not in answer
+
+
+@row("Too many requests at once on a connection")
+def test_pipelined_requests(service: Service) -> None:
+    last = GET + b"Connection: close\r\n\r\n"
+    answer = exchange(service, [(GET + b"\r\n") * 16 + last])
+    assert answer.count(b"HTTP/1.1 200 ") == 17
+    assert exchange(service, [(GET + b"\r\n") * 1_000 + last]) == b""
+    assert service.answers()
+
+
+@pytest.fixture(scope="module")
+def limited(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service with low limits, and whose own process can be measured."""
+    folder = tmp_path_factory.mktemp("limited") / "rendered"
+    project = render(template, folder, database="none", auth="none")
+    assert run(project, UV, "sync", "--quiet").returncode == 0
+    limits = {"HTTP_MAX_CONNECTIONS": "20", "HTTP_REQUEST_TIMEOUT": "2"}
+    service = Service(project, {"AUTH_SECRET": token_hex(32)} | limits)
+    with ExitStack() as stack:
+        stack.callback(service.check_log)
+        stack.callback(service.stop)
+        assert eventually(service.answers), service.log
+        yield service
+    assert not service.events(level="error")
+
+
+@pytest.mark.parametrize(
+    ("beginning", "rest"),
+    [
+        pytest.param(GET, LINES, id="headers"),
+        pytest.param(GET + b"X: ", LETTERS, id="value"),
+        pytest.param(GET, LETTERS, id="name"),
+        pytest.param(b"GET /", LETTERS, id="path"),
+        pytest.param(b"", b"\r\n" * 10_000, id="empty lines"),
+        pytest.param(b"", (GET + b"\r\n") * 1_000, id="pipelined"),
+        pytest.param(b"", b"GET /health/live HTTP/1.1\r\n\r\n" * 10_000, id="many pipelined"),
+        pytest.param(CHUNKED + b"1;x=", LETTERS, id="chunk extension"),
+        pytest.param(TRAILER, LINES, id="trailers"),
+        pytest.param(TRAILER + b"x: ", LETTERS, id="trailer"),
+        pytest.param(POST + b"Content-Length: 30000000\r\n\r\n", LETTERS, id="body"),
+        pytest.param(CHUNKED, b"ea60\r\n" + LETTERS + b"\r\n", id="chunks"),
+        pytest.param(GET + b"Content-Length: 30000000\r\n\r\n", LETTERS, id="unread body"),
+        pytest.param(GET + UPGRADE + b"\r\n", LETTERS, id="handshake"),
+    ],
+)
+def test_memory_stays_flat(limited: Service, beginning: bytes, rest: bytes) -> None:
+    assert limited.answers()
+    before = limited.memory
+    exchange(limited, [beginning, *repeat(rest, 20_000_000 // len(rest))])
+    assert limited.memory - before < 5_000  # KiB, of 20 MB that a client has sent
+    assert limited.answers()
+
+
+@pytest.mark.parametrize("length", [0, 50_000], ids=["headers", "body"])
+def test_memory_of_many_connections(limited: Service, length: int) -> None:
+    before = limited.memory
+    headers = POST + (b"Content-Length: 100000\r\n\r\n" if length else b"")
+    with ExitStack() as stack:
+        for _ in range(400):  # 20 MB
+            client = stack.enter_context(socket.create_connection((HOST, limited.port)))
+            client.sendall(headers + b"X: " + 50_000 * b"x")
+        assert eventually(lambda: limited.open_files < 50)
+        assert limited.memory - before < 5_000
+        assert limited.answers()
+
+
+@row("More connections than `HTTP_MAX_CONNECTIONS`")
+def test_the_oldest_connection_makes_room(limited: Service) -> None:
+    with ExitStack() as stack:
+
+        def connect() -> socket.socket:
+            return stack.enter_context(socket.create_connection((HOST, limited.port), timeout=20))
+
+        oldest = connect()
+        assert limited.answers()
+        for _ in range(30):
+            connect()
+        assert oldest.recv(1) == b""
+        assert eventually(lambda: limited.open_files < 50)
+        newest = connect()
+        newest.sendall(GET + b"\r\n")
+        assert newest.recv(65_536).startswith(b"HTTP/1.1 200 ")
+    assert limited.events(event="too many connections", level="warning", limit=20)
+
+
+def drip() -> Iterator[bytes]:
+    """A header that never ends, and never pauses."""
+    yield GET + b"X: "
+    while True:
+        time.sleep(0.05)
+        yield b"x"
+
+
+@row("A client sends slowly, or only half of a request")
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        pytest.param([b"GET /he"], id="path"),
+        pytest.param([GET], id="headers"),
+        pytest.param([POST + b"Content-Length: 9\r\n\r\n{"], id="body"),
+        pytest.param([CHUNKED, b"1\r\n{\r\n"], id="chunks"),
+        pytest.param(drip(), id="drip"),
+    ],
+)
+def test_requests_that_do_not_arrive(limited: Service, pieces: Iterable[bytes]) -> None:
+    problem = check_refusal(exchange(limited, pieces), 408)
+    [line] = limited.events(request_id=problem["request_id"])
+    assert (line["event"], line["level"], line["status"]) == ("request refused", "warning", 408)
+
+
+def test_connections_without_a_request(limited: Service) -> None:
+    assert exchange(limited, []) == b""
+    assert exchange(limited, [GET + b"\r\n" + b"\r\n"]).count(b"HTTP/1.1") == 1

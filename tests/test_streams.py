@@ -134,6 +134,35 @@ def read_close_code(client: socket.socket) -> int:
     return int.from_bytes(client.recv(length)[:2])
 
 
+@row("More connections than `HTTP_MAX_CONNECTIONS`")
+def test_more_websockets_than_connections(project: Path) -> None:
+    variables = {"AUTH_SECRET": token_hex(32), "HTTP_MAX_CONNECTIONS": "3"}
+    service = Service(project, variables, "--drain=0")
+    with ExitStack() as stack:
+        stack.callback(service.stop)
+        assert eventually(service.answers), service.log
+        first, *_ = (open_socket(stack, service) for _ in range(3))
+        assert service.answers("/health/live")
+        response = service.client.post("/feature/tasks")
+        assert response.status_code == 503
+        assert response.headers["Content-Type"] == "application/problem+json"
+        assert response.headers["Retry-After"] == "1"
+        request_id = response.json()["request_id"]
+        assert service.events(request_id=request_id, event="request refused", level="warning")
+        first.close()
+        assert eventually(lambda: service.client.post("/feature/tasks").status_code == 200)
+
+
+def test_a_handshake_behind_a_stream(service: Service) -> None:
+    with socket.create_connection((HOST, service.port), timeout=10) as client:
+        client.sendall(b"GET /feature/endless HTTP/1.1\r\nHost: x\r\n\r\n" + HANDSHAKE)
+        answer = b""
+        while data := client.recv(65_536):
+            answer += data
+    assert b"101" not in answer
+    assert service.events(event="request refused", status=400)
+
+
 def read_events(response: httpx2.Response) -> Iterator[str]:
     return (json.loads(line[6:]) for line in response.iter_lines() if line.startswith("data: "))
 

@@ -57,8 +57,11 @@ def check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
 class HttpSettings(Group):
     allowed_hosts: Annotated[CommaSeparated, AfterValidator(check_hosts)] = ("*",)
     cors_origins: Annotated[CommaSeparated, AfterValidator(check_origins)] = ()
+    max_header_size: PositiveInt = 65_536  # bytes, with the request line
     max_body_size: PositiveInt = 1_048_576  # bytes
     max_message_size: PositiveInt = 65_536  # bytes, of a WebSocket
+    max_connections: PositiveInt = 256
+    request_timeout: PositiveInt = 60  # seconds until a request has arrived
 
 
 class Exchange:
