@@ -124,7 +124,14 @@ def test_compose_allows_no_more_than_is_needed(project: Path) -> None:
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
+    for service in services.values():
+        assert service["mem_limit"]
+        assert service["pids_limit"]
     assert services["service"]["ports"] == ["127.0.0.1:8000:8000"]
+    assert services.get("migrate", {}).get("environment", {}).keys() <= {
+        "DATABASE_TLS",
+        "DATABASE_URL",
+    }
     assert services["service"]["restart"] == "unless-stopped"
     (package,) = (project / "src").iterdir()
     code = (package / "cli.py").read_text() + (package / "server.py").read_text()
