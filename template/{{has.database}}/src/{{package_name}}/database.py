@@ -89,8 +89,7 @@ def make_tls(url: URL) -> SSLContext | str | None:
     mode = options.get("sslmode")
     if mode not in VERIFYING:
         return mode
-    # Like libpq, and unlike `create_default_context`, it accepts a CA that leaves optional
-    # extensions out, as those of many providers do.
+    # From Python 3.13 on, `create_default_context` refuses certificates that libpq accepts.
     tls = SSLContext(PROTOCOL_TLS_CLIENT)
     tls.check_hostname = mode == "verify-full"
     root = options.get("sslrootcert", "system")
