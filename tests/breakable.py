@@ -1,15 +1,17 @@
 """A PostgreSQL and a service for tests that break them, mend them, and read what they logged."""
 
+import asyncio
 import json
 import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex, token_urlsafe
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 import httpx2
 import psycopg
 import pytest
+import trustme
 from harness import eventually, make_environment
 from postgres import HOST, Server, find_binaries, free_port
 
@@ -122,6 +125,52 @@ class Postgres(Server):
     def count_waiting(self) -> int:
         """Count those that wait for a lock."""
         return self.list_sessions().count("Lock")
+
+
+class Front:
+    """Does TLS in front of a server whose build has none, as PostgreSQL does it with `ssl = on`."""
+
+    def __init__(self, port: int, server: Postgres) -> None:
+        self.port = port
+        self.server = server
+        # Without one, it says that it has no TLS.
+        self.tls: ssl.SSLContext | None = None
+        self.unencrypted = b""
+
+    def present(self, certificate: trustme.LeafCert, authority: trustme.CA | None = None) -> None:
+        """Show a certificate from now on, and ask for one by the authority, if any."""
+        self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        certificate.configure_cert(self.tls)
+        if authority:
+            authority.configure_trust(self.tls)
+            self.tls.verify_mode = ssl.CERT_REQUIRED
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError), closing(writer):
+            await reader.readexactly(8)  # SSLRequest
+            writer.write(b"S" if self.tls else b"N")
+            if not self.tls:
+                self.unencrypted += await reader.read()
+                return
+            await writer.start_tls(self.tls)
+            server_reader, server_writer = await asyncio.open_connection(HOST, self.server.port)
+            with closing(server_writer):
+                await asyncio.gather(pass_on(reader, server_writer), pass_on(server_reader, writer))
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, server: Postgres) -> AsyncGenerator["Front"]:
+        front = cls(free_port(), server)
+        listener = await asyncio.start_server(front.handle, HOST, front.port)
+        yield front
+        listener.close()
+
+
+async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
 
 
 class Service:

@@ -1,10 +1,13 @@
 """What stands around the code: the documents of others' tools, read by these tools."""
 
+import json
 import re
 import shutil
 import tomllib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import product
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ import yaml
 from harness import (
     ROOT,
     ROWS,
+    UV,
     choose_rows,
     find_questions,
     git,
@@ -103,6 +107,50 @@ def test_both_ci_run_the_same(template: Path, tmp_path: Path) -> None:
         assert gitlab["test"].get("services", []) == [service["image"] for service in services]
 
 
+class Osv(BaseHTTPRequestHandler):
+    """Knows one vulnerability, of click, as https://osv.dev would."""
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        names = [query["package"]["name"] for query in body["queries"]]
+        found = {"vulns": [{"id": "PYSEC-1", "modified": "2026-01-01T00:00:00Z"}]}
+        self.answer({"results": [found if name == "click" else {} for name in names]})
+
+    def do_GET(self) -> None:
+        self.answer({"id": "PYSEC-1", "modified": "2026-01-01T00:00:00Z", "affected": []})
+
+    def answer(self, body: dict[str, Any]) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+def test_ci_fails_for_a_dependency_with_a_known_vulnerability(
+    template: Path, tmp_path: Path
+) -> None:
+    github = render(template, tmp_path / "github", ci="github")
+    workflow = read_yaml(github / ".github/workflows/vulnerabilities.yml")
+    [command] = [step["run"] for step in workflow["jobs"]["audit"]["steps"] if "run" in step]
+    gitlab = render(template, tmp_path / "gitlab", ci="gitlab")
+    assert read_yaml(gitlab / ".gitlab-ci.yml")["vulnerabilities"]["script"] == [command]
+    succeed(github, UV, "lock")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Osv) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        service = f"--service-url=http://127.0.0.1:{server.server_port}"
+        done = run(github, "sh", "-c", f"{command} {service}")
+        assert done.returncode == 1
+        assert "has 1 known vulnerability" in done.stdout
+        assert "warning" not in done.stdout
+        ignored = "--ignore=PYSEC-1"
+        assert "no known vulnerabilities" in succeed(
+            github, "sh", "-c", f"{command} {service} {ignored}"
+        )
+        server.shutdown()
+
+
 def test_compose_asks_for_each_secret_that_is_missing(project: Path) -> None:
     text = (project / "compose.yaml").read_text()
     asked = set(re.findall(r"\$\{(\w+)", text))
@@ -124,7 +172,14 @@ def test_compose_allows_no_more_than_is_needed(project: Path) -> None:
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
+    for service in services.values():
+        assert service["mem_limit"]
+        assert service["pids_limit"]
     assert services["service"]["ports"] == ["127.0.0.1:8000:8000"]
+    assert services.get("migrate", {}).get("environment", {}).keys() <= {
+        "DATABASE_TLS",
+        "DATABASE_URL",
+    }
     assert services["service"]["restart"] == "unless-stopped"
     (package,) = (project / "src").iterdir()
     code = (package / "cli.py").read_text() + (package / "server.py").read_text()

@@ -14,9 +14,11 @@ from tempfile import mkdtemp
 import httpx2
 import psycopg
 import pytest
-from breakable import COMMAND, Load, Postgres, Service, row
+import trustme
+from anyio.from_thread import start_blocking_portal
+from breakable import COMMAND, Front, Load, Postgres, Service, row
 from harness import UV, eventually, render, run
-from postgres import free_port
+from postgres import HOST, free_port
 from psycopg import sql
 
 POOL = 4
@@ -261,6 +263,75 @@ def test_a_wrong_password(start: Start, service: Service, postgres: Postgres) ->
     ):
         assert "password authentication failed" in explain(other, response)
     assert other.client.get("/health/live").status_code == 200
+
+
+AUTHORITY = trustme.CA()
+
+
+@pytest.fixture
+def front(postgres: Postgres) -> Iterator[Front]:
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(Front.open(postgres)) as front,
+    ):
+        yield front
+
+
+@pytest.fixture
+def verified_url(postgres: Postgres, front: Front, tmp_path: Path) -> str:
+    AUTHORITY.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    url = postgres.url.replace(str(postgres.port), str(front.port))
+    return f"{url}?sslmode=verify-full&sslrootcert={tmp_path / 'ca.pem'}"
+
+
+@row("The certificate of the database cannot be verified")
+@pytest.mark.parametrize(
+    ("certificate", "cause"),
+    [
+        (trustme.CA().issue_cert(HOST), "certificate verify failed"),
+        (AUTHORITY.issue_cert("db.example.com"), "IP address mismatch"),
+        (None, "rejected SSL upgrade"),
+    ],
+    ids=["of another authority", "for another host", "none"],
+)
+def test_a_certificate_that_cannot_be_verified(
+    project: Path,
+    start: Start,
+    migrated: None,
+    front: Front,
+    verified_url: str,
+    certificate: trustme.LeafCert | None,
+    cause: str,
+) -> None:
+    if certificate:
+        front.present(certificate)
+    variables = {"DATABASE_URL": verified_url, "AUTH_SECRET": token_hex(32)}
+    refused = run(project, UV, "run", "-q", COMMAND, "migrate", **variables)
+    assert refused.returncode == 1
+    assert cause in refused.stdout
+    assert "The server needs TLS (ssl = on), and a certificate for its host" in refused.stdout
+    assert "Traceback" not in refused.stdout
+    service = start(is_ready=False, **variables)
+    [line] = service.events(event="the database is away")
+    assert cause in line["cause"]
+    assert cause in explain(service, service.client.get("/health/ready"))
+    assert service.client.get("/health/live").status_code == 200
+    assert not front.unencrypted
+    front.present(AUTHORITY.issue_cert(HOST))
+    service.log_in()
+    assert post(service)().status_code == 201
+    migrate(project, verified_url)
+
+
+def test_a_server_that_asks_for_a_certificate(
+    migrated: None, start: Start, front: Front, verified_url: str, tmp_path: Path
+) -> None:
+    front.present(AUTHORITY.issue_cert(HOST), AUTHORITY)
+    start(is_ready=False, DATABASE_URL=verified_url)
+    certificate = tmp_path / "client.pem"
+    client = AUTHORITY.issue_cert(common_name="app")
+    client.private_key_and_cert_chain_pem.write_to_path(str(certificate))
+    start(DATABASE_URL=f"{verified_url}&sslcert={certificate}")
 
 
 @row("The reader is away, the writer is not")

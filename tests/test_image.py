@@ -41,6 +41,7 @@ SECRETS = {
     "AUTH_AUDIENCE": "my-service",
     "AUTH_ISSUER": "https://id.example.com",
     "AUTH_SECRET": token_hex(32),
+    "OWNER_PASSWORD": token_hex(16),
     "POSTGRES_PASSWORD": token_hex(16),
 }
 
@@ -275,12 +276,13 @@ def test_the_image_has_what_runs_and_no_more(image: Image) -> None:
     assert not list(image.root.rglob("uv")), "it has uv"
 
 
-# The statuses for a stranger: readiness, a sign-up, a new item, the list of items.
+# The statuses for a stranger: readiness, a sign-up, a new item, the list of items. Then those for a
+# user, where there are any: a new item, another name for it, its end.
 ANSWERS = {
-    "none": [200, 404, 201, 200],
+    "none": [200, 404, 201, 200, 201, 200, 204],
     # There is no provider to fetch keys from.
-    "oidc": [503, 404, 401, 401],
-    "password": [200, 201, 401, 401],
+    "oidc": [503, 404, 401, 401, 401, 401, 401],
+    "password": [200, 201, 401, 401, 201, 200, 204],
 }
 
 
@@ -302,6 +304,12 @@ def test_the_image_serves_as_compose_runs_it(
                 client.post("/v1/items", json={"name": "a"}),
                 client.get("/v1/items"),
             ]
+            form = {"grant_type": "password", "username": account["email"]} | account
+            token = client.post("/v1/auth/token", data=form).json().get("access_token")
+            client.headers["Authorization"] = f"Bearer {token}"
+            item = client.post("/v1/items", json={"name": "b"})
+            place = f"/v1/items/{item.json().get('id')}"
+            answers += [item, client.patch(place, json={"name": "c"}), client.delete(place)]
         process.send_signal(signal.SIGTERM)
         log = output.read()
         assert process.wait() == 0, log
@@ -311,23 +319,76 @@ def test_the_image_serves_as_compose_runs_it(
     assert read(image.root) == before, "it has written files"
 
 
-@pytest.mark.parametrize(
+WITH_DATABASE = pytest.mark.parametrize(
     "row", group([row for row in ROWS if row["database"] != "none"]), indirect=True
 )
-def test_the_service_waits_for_the_migration_and_owns_nothing(
-    image: Image, services: dict[str, Any]
-) -> None:
-    variables = services["service"]["environment"]
-    status, output = image.run(*image.command, **variables)
+
+
+@WITH_DATABASE
+def test_the_service_waits_for_the_migration(image: Image, services: dict[str, Any]) -> None:
+    status, output = image.run(*image.command, **services["service"]["environment"])
     assert status == 1
     assert "Run `my-service migrate` first" in output
+
+
+@WITH_DATABASE
+def test_compose_configures_all_that_a_command_reads(
+    image: Image, services: dict[str, Any], cluster: Cluster
+) -> None:
+    for service in ("service", "migrate"):
+        variables = services[service]["environment"]
+        url = variables["DATABASE_URL"].replace(f"@{HOST}:{cluster.port}/", "@database.invalid/")
+        status, output = image.run("my-service", "migrate", **variables | {"DATABASE_URL": url})
+        assert status == 1
+        assert "Cannot connect to" in output
+
+
+@WITH_DATABASE
+def test_the_service_reads_and_writes_rows_and_no_more(
+    image: Image, services: dict[str, Any], cluster: Cluster
+) -> None:
     migrate(image, services)
-    for query in ("CREATE TABLE mine ()", "DROP TABLE items", "SELECT * FROM pg_authid"):
-        with (
-            psycopg.connect(variables["DATABASE_URL"]) as connection,
-            pytest.raises(psycopg.errors.InsufficientPrivilege),
+    urls = {name: services[name]["environment"]["DATABASE_URL"] for name in ("service", "migrate")}
+    with psycopg.connect(urls["migrate"]) as connection:
+        connection.execute("CREATE TABLE notes (id serial PRIMARY KEY, body text)")
+        connection.execute("CREATE TABLE secrets AS SELECT 1 AS id")
+        connection.execute("ALTER TABLE secrets ENABLE ROW LEVEL SECURITY")
+    with psycopg.connect(urls["service"], autocommit=True) as connection:
+        connection.execute("INSERT INTO notes (body) VALUES ('a')")
+        connection.execute("UPDATE notes SET body = 'b' WHERE id = 1")
+        assert connection.execute("SELECT * FROM notes").fetchall() == [(1, "b")]
+        connection.execute("DELETE FROM notes")
+        assert connection.execute("SELECT * FROM secrets").fetchall() == []
+        for query in (
+            "CREATE TABLE mine ()",
+            "CREATE TEMPORARY TABLE mine ()",
+            "CREATE SCHEMA mine",
+            "CREATE DATABASE mine",
+            "CREATE ROLE mine",
+            "CREATE FUNCTION mine() RETURNS int RETURN 1",
+            "ALTER TABLE items ADD mine int",
+            "ALTER TABLE secrets DISABLE ROW LEVEL SECURITY",
+            "CREATE INDEX mine ON items (name)",
+            "DROP TABLE items",
+            "TRUNCATE items",
+            "SET ROLE owner",
+            "SELECT * FROM pg_authid",
+            "COPY items TO PROGRAM 'cat'",
         ):
-            connection.execute(query)
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(query)
+    for url in urls.values():
+        for database in ("postgres", "template1"):
+            with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+                psycopg.connect(url.removesuffix("/app") + f"/{database}")
+    privileges = """
+        SELECT rolname FROM pg_roles WHERE rolname IN ('app', 'owner')
+        AND (rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls)
+    """
+    tables = "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'"
+    with psycopg.connect(cluster.superuser) as connection:
+        assert connection.execute(privileges).fetchall() == []
+        assert connection.execute(tables).fetchall() == [("owner",)]
 
 
 def test_the_labels_say_what_was_answered(template: Path, folder: Path, python: Path) -> None:

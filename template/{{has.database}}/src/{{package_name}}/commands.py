@@ -63,8 +63,12 @@ def explain_errors(url: URL) -> Generator[None]:
     except MigrationError as error:
         raise click.ClickException(f"{error}.") from None
     except Unavailable as error:
-        raise click.ClickException(
-            f"Cannot connect to {url}: {error.__cause__}. Does it run, and is DATABASE_URL right?"
-        ) from None
+        hint = "Does it run, and is DATABASE_URL right?"
+        if "SSL" in str(error.__cause__):
+            hint = (
+                "The server needs TLS (ssl = on), and a certificate for its host name in "
+                "DATABASE_URL by the CA that sslrootcert names, or else by one of the system's."
+            )
+        raise click.ClickException(f"Cannot connect to {url}: {error.__cause__}. {hint}") from None
     except DBAPIError as error:
         raise click.ClickException(f"{url} says: {error.driver_exception}") from None

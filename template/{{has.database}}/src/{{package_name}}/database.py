@@ -2,11 +2,14 @@
 
 import asyncio
 import logging
+import os
 import re
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from ipaddress import ip_address
+from ssl import PROTOCOL_TLS_CLIENT, SSLContext
 from typing import Annotated, Any, ClassVar, Literal, TypedDict, TypeVarTuple
 from uuid import UUID
 
@@ -43,6 +46,12 @@ from .pool import FairPool
 Columns = TypeVarTuple("Columns")
 
 
+# Of libpq, whose documentation explains them.
+TLS_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+TLS_FILES = ("sslrootcert", "sslcert", "sslkey")
+VERIFYING = ("verify-ca", "verify-full")
+
+
 def parse_database_url(value: object) -> URL:
     """Accept what libpq and hosting providers write, and name the driver."""
     try:
@@ -55,10 +64,44 @@ def parse_database_url(value: object) -> URL:
         raise ValueError("should look like postgresql://user:password@host:5432/database")
     options = dict(url.query)
     options.pop("channel_binding", None)  # for libpq only
-    ssl = options.pop("sslmode", options.pop("ssl", None))
+    mode = options.pop("sslmode", options.pop("ssl", ""))
+    files = {name: options.pop(name) for name in TLS_FILES if name in options}
     if options:
         raise ValueError(f"has options that only libpq knows: {', '.join(options)}")
-    return url.set(drivername="postgresql+asyncpg", query={"ssl": ssl} if ssl else {})
+    if mode and mode not in TLS_MODES:
+        raise ValueError(f"has an unknown sslmode; there are {', '.join(TLS_MODES)}")
+    if files and mode not in VERIFYING:
+        raise ValueError(f"has {', '.join(files)}, which needs sslmode=verify-full")
+    query = {"sslmode": mode, **files} if mode else {}
+    url = url.set(drivername="postgresql+asyncpg", query=query)
+    try:
+        make_tls(url)
+    except OSError as error:
+        raise ValueError(f"names files that cannot be used: {', '.join(files)}: {error}") from None
+    return url
+
+
+def make_tls(url: URL) -> SSLContext | str | None:
+    """Make what asyncpg takes as `ssl`: libpq's word, or a context that verifies the server.
+
+    asyncpg would read the files for each connection, and does not know `sslrootcert=system`.
+    """
+    options = {name: str(value) for name, value in url.query.items()}
+    mode = options.get("sslmode")
+    if mode not in VERIFYING:
+        return mode
+    # From Python 3.13 on, `create_default_context` refuses certificates that libpq accepts.
+    tls = SSLContext(PROTOCOL_TLS_CLIENT)
+    tls.check_hostname = mode == "verify-full"
+    root = options.get("sslrootcert", "system")
+    if root == "system":
+        tls.load_default_certs()
+    else:
+        tls.load_verify_locations(root)
+    if "sslcert" in options or "sslkey" in options:
+        # An empty password, or OpenSSL would ask for that of an encrypted key on the terminal.
+        tls.load_cert_chain(options.get("sslcert", ""), options.get("sslkey"), password="")
+    return tls
 
 
 DatabaseUrl = Annotated[URL, NoDecode, BeforeValidator(parse_database_url)]
@@ -71,11 +114,28 @@ class DatabaseSettings(Group):
     pool_timeout: PositiveFloat = 5  # seconds
     statement_timeout: PositiveFloat = 10  # seconds
     migrations: Literal["required", "optional"] = "required"
+    tls: Literal["required", "optional"] = "required"
 
     def check_for_production(self) -> None:
-        for url in (self.url, self.reader_url):
+        urls = {"DATABASE_URL": self.url, "DATABASE_READER_URL": self.reader_url}
+        for variable, url in urls.items():
             if url and re.search(PLACEHOLDER, url.password or "", re.IGNORECASE):
                 raise ValueError("the password in the URL is that of an example")
+            is_verified = url and url.query.get("sslmode") == "verify-full"
+            if url and self.tls == "required" and not is_verified and not is_local(url):
+                raise ValueError(
+                    f"{variable} names another machine, and does not verify it. Append "
+                    "?sslmode=verify-full, and &sslrootcert=/path/to/ca.pem for a CA that the "
+                    "system does not trust. DATABASE_TLS=optional would connect nevertheless"
+                )
+
+
+def is_local(url: URL) -> bool:
+    """Whether the server is on this machine: behind a loopback address or a Unix socket."""
+    host = url.host or os.environ.get("PGHOST") or "/"  # as asyncpg does
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return host == "localhost" or (host.startswith("/") and "," not in host)
 
 
 def utc_now() -> datetime:
@@ -190,7 +250,7 @@ async def open_database(settings: DatabaseSettings) -> AsyncGenerator[Database]:
 async def open_pool(
     settings: DatabaseSettings, url: URL, *, read_only: bool = False
 ) -> AsyncGenerator[AsyncEngine]:
-    engine = create_async_engine(
+    engine = make_engine(
         url,
         poolclass=FairPool,
         pool_size=settings.pool_size,
@@ -212,7 +272,6 @@ async def open_pool(
             },
         },
     )
-    event.listen(engine.sync_engine, "do_connect", connect_or_explain)
     event.listen(engine.sync_engine, "handle_error", drop_frozen_connection)
     event.listen(engine.sync_engine, "handle_error", drop_outdated_connections)
     if not read_only:
@@ -227,6 +286,16 @@ async def open_pool(
             async with asyncio.timeout(2):
                 await engine.dispose()
         pool.setLevel(logging.NOTSET)
+
+
+def make_engine(
+    url: URL, connect_args: Mapping[str, object] | None = None, **options: Any
+) -> AsyncEngine:
+    """Make an engine whose connections have the TLS that a `DatabaseUrl` asks for."""
+    arguments = {"ssl": make_tls(url), **(connect_args or {})}
+    engine = create_async_engine(url.set(query={}), connect_args=arguments, **options)
+    event.listen(engine.sync_engine, "do_connect", connect_or_explain)
+    return engine
 
 
 def connect_or_explain(
