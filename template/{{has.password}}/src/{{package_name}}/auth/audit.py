@@ -21,11 +21,13 @@ logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(NAME)
 Event = Literal[
     "sign_up",
     "login",
+    "refresh",
     "session_end",
     "password_change",
     "role_change",
     "activation",
     "deactivation",
+    "unlock",
 ]
 
 

@@ -5,13 +5,16 @@ import sys
 
 import click
 from pydantic import ValidationError
+from sqlalchemy import select
 
 from ..commands import DatabaseEnvironment, explain_errors
 from ..database import open_database
 from ..errors import Conflict
 from ..groups import read_settings
 from ..logs import configure_logs
-from . import sessions
+from . import sessions, users
+from .audit import INTERNAL
+from .models import User
 from .schemas import UserCreate
 from .service import AuthService
 from .settings import AuthSettings
@@ -55,6 +58,29 @@ def ask_password() -> str:
     if sys.stdin.isatty():
         return click.prompt("Password", hide_input=True, confirmation_prompt=True)
     return sys.stdin.readline().rstrip("\n")
+
+
+@click.command()
+@click.argument("email")
+def unlock(email: str) -> None:
+    """Allow log-ins to an account again after too many failures."""
+    settings = read_settings(DatabaseEnvironment)
+    configure_logs(settings.log, settings.environment)
+    with explain_errors(settings.database.url):
+        if not asyncio.run(unlock_account(settings, email)):
+            raise click.ClickException(f"There is no account with the address {email}.")
+    click.echo(f"{email} can log in again.")
+
+
+async def unlock_account(settings: DatabaseEnvironment, email: str) -> bool:
+    async with (
+        open_database(settings.database) as database,
+        database.write.begin() as session,
+    ):
+        user = await session.scalar(select(User).where(User.email == email.strip().lower()))
+        if user and await users.unlock(session, user):
+            INTERNAL.record_on_commit(session, "unlock", subject=user.id)
+        return user is not None
 
 
 @click.command()

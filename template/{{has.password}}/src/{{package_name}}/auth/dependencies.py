@@ -1,4 +1,6 @@
+from hashlib import sha256
 from typing import Annotated
+from uuid import UUID
 
 from fastapi import Depends, Response
 from fastapi.requests import HTTPConnection
@@ -49,22 +51,23 @@ async def get_auth_service(connection: AuthConnection, client: ClientDep) -> Aut
 AuthServiceDep = Annotated[AuthService, Depends(get_auth_service)]
 
 
-class DeviceCookie:
-    """Keeps the device token; see `throttle.py`. A browser sends it to paths below /v1/auth only,
-    wherever a proxy puts them, since the cookie names no path.
+class DeviceCookies:
+    """Keep the device tokens, one per account; see `throttle.py`.
+
+    They name no path, so a browser sends them to paths below /v1/auth only, wherever a proxy puts
+    them.
     """
 
     def __init__(self, connection: HTTPConnection, response: Response) -> None:
         self._connection = connection
         self._response = response
 
-    @property
-    def token(self) -> str:
-        return self._connection.cookies.get("device", "")
+    def get(self, user_id: UUID) -> str:
+        return self._connection.cookies.get(name_cookie(user_id), "")
 
-    def remember(self, token: str) -> None:
+    def set(self, user_id: UUID, token: str) -> None:
         self._response.set_cookie(
-            "device",
+            name_cookie(user_id),
             token,
             max_age=int(DEVICE_LIFETIME.total_seconds()),
             path=None,
@@ -74,7 +77,11 @@ class DeviceCookie:
         )
 
 
-DeviceDep = Annotated[DeviceCookie, Depends()]
+def name_cookie(user_id: UUID) -> str:
+    return f"device_{sha256(user_id.bytes).hexdigest()[:8]}"
+
+
+DevicesDep = Annotated[DeviceCookies, Depends()]
 
 
 def is_read(connection: AuthConnection) -> bool:

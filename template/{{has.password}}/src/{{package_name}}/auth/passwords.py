@@ -19,6 +19,7 @@ MAX_RAW_LENGTH = 1024  # before normalization, which composes characters
 COMMONEST = frozenset(Path(__file__).with_name("commonest_passwords.txt").read_text().split())
 # Keys that are beside each other, or follow each other.
 ROWS = ("abcdefghijklmnopqrstuvwxyz", "01234567890", "qwertyuiop", "asdfghjkl", "zxcvbnm")
+ROWS += ("1qaz", "2wsx", "3edc", "4rfv", "5tgb", "6yhn", "7ujm", "8ik", "9ol")
 PREDICTABLE = {pair for row in ROWS for way in (row, row[::-1]) for pair in pairwise(way)}
 MIN_STEPS = 7  # from one character to another, which are neither predictable nor repeated
 MIN_WORD = 4  # characters: shorter words are in many passwords by chance
@@ -75,11 +76,22 @@ def check_password(password: str) -> str:
     folded = normalized.casefold()
     if folded in COMMONEST:
         raise ValueError("is one of the passwords that are guessed first")
-    steps = {(one, two) for one, two in pairwise(folded) if one != two} - PREDICTABLE
-    if len(steps) < MIN_STEPS:
+    if folded in (folded + folded)[1:-1] or len(find_steps(folded)) < MIN_STEPS:
         raise ValueError("repeats itself, or follows the alphabet or the keyboard")
     check_words(normalized)
     return normalized
+
+
+def find_steps(password: str) -> set[tuple[str, str]]:
+    """Find the pairs of characters of which the second does not follow from those before it."""
+    steps: set[tuple[str, str]] = set()
+    distance = 0
+    for pair in pairwise(password):
+        one, two = map(ord, pair)
+        if two - one != distance and pair not in PREDICTABLE:
+            steps.add(pair)
+        distance = two - one
+    return steps
 
 
 def check_words(password: str, email: str = "") -> None:
@@ -87,9 +99,13 @@ def check_words(password: str, email: str = "") -> None:
 
     Letters and digits count, so that no sign hides the word.
     """
-    words = {"its service's name": __name__.partition(".")[0]}
-    words["its email address"] = email.partition("@")[0]
-    for name, word in words.items():
+    local_part = email.partition("@")[0]
+    service = __name__.partition(".")[0]
+    for name, word in (
+        ("your email address", email),
+        ("your email address", local_part),
+        ("the name of the service", service),
+    ):
         letters = keep_letters(word)
         if len(letters) >= MIN_WORD and letters in keep_letters(password):
             raise ValueError(f"contains {name}")

@@ -5,7 +5,7 @@ from fastapi import FastAPI, Form, status
 
 from ..pagination import Page, PageQuery, PageRead
 from ..routing import Router, public
-from .dependencies import AuthServiceDep, CurrentUser, DeviceDep, SessionServiceDep, UserServiceDep
+from .dependencies import AuthServiceDep, CurrentUser, DevicesDep, SessionServiceDep, UserServiceDep
 from .models import User
 from .schemas import (
     AccountRead,
@@ -44,10 +44,10 @@ async def update_user(users: UserServiceDep, user_id: UUID, changes: AccountUpda
 @router.post("/token")
 @public
 async def grant_token(
-    auth: AuthServiceDep, device: DeviceDep, request: Annotated[TokenRequest, Form()]
+    auth: AuthServiceDep, devices: DevicesDep, request: Annotated[TokenRequest, Form()]
 ) -> TokenRead:
     """Exchange an email address, as `username`, and a password, or a refresh token (RFC 6749)."""
-    return await auth.grant_token(request, device)
+    return await auth.grant_token(request, devices)
 
 
 @router.post("/revoke")

@@ -1,5 +1,5 @@
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Protocol
 from uuid import UUID
@@ -33,9 +33,10 @@ from .throttle import (
     TooManyAttempts,
     count_account,
     count_change,
-    count_device,
+    count_devices,
     count_networks,
 )
+from .tokens import DeviceClaims, fingerprint
 
 # Built once, since they run with every authenticated request and every log-in.
 FIND_CALLER = (
@@ -57,13 +58,12 @@ class TokenError(BadRequest):
         super().__init__(description, error=error, error_description=description)
 
 
-class Device(Protocol):
-    """Where a client keeps its device token, from one log-in to the next."""
+class Devices(Protocol):
+    """Where a client keeps its device tokens, from one log-in to the next."""
 
-    @property
-    def token(self) -> str: ...
+    def get(self, user_id: UUID) -> str: ...
 
-    def remember(self, token: str) -> None: ...
+    def set(self, user_id: UUID, token: str) -> None: ...
 
 
 class AuthService:
@@ -82,10 +82,7 @@ class AuthService:
         """Say when an address is taken, since nobody is asked by mail, but not many times."""
         throttle = Throttle(*count_networks(SIGN_UP, "sign-up", self._audit.client.network))
         with self._recording_refusal("sign_up"):
-            async with self._database.write.begin() as session:
-                wait = await throttle.count(session)
-            if wait:
-                raise TooManyAttempts(wait)
+            await self._count(throttle)
         return await self.add_user(new)
 
     async def add_user(self, new: UserCreate, role: Role = "user") -> User:
@@ -101,10 +98,10 @@ class AuthService:
             raise Conflict("There is an account with this email address.") from error
         return user
 
-    async def grant_token(self, request: TokenRequest, device: Device) -> TokenRead:
+    async def grant_token(self, request: TokenRequest, devices: Devices) -> TokenRead:
         match request.grant_type:
             case "password":
-                return await self._log_in(request, device)
+                return await self._log_in(request, devices)
             case "refresh_token":
                 return await self._refresh(request)
             case "":
@@ -112,7 +109,7 @@ class AuthService:
         description = "The grant_type should be password or refresh_token."
         raise TokenError("unsupported_grant_type", description)
 
-    async def _log_in(self, request: TokenRequest, device: Device) -> TokenRead:
+    async def _log_in(self, request: TokenRequest, devices: Devices) -> TokenRead:
         if not request.username or not request.password.get_secret_value():
             raise TokenError("invalid_request", "The username or the password is missing.")
         try:
@@ -121,42 +118,49 @@ class AuthService:
             email = ""  # which no account has
         for _ in range(3):
             account = await self._find_account(email)
-            throttle = self._make_throttle(email or request.username, account, device)
+            throttle = await self._make_throttle(email or request.username, account, devices)
             with self._recording_refusal("login", account):
                 checked = await self._check_password("login", account, request.password, throttle)
                 if checked is None:
                     break
-                tokens = await self._start_session(checked, request.password, throttle)
+                tokens = await self._start_session(checked, request.password, throttle, devices)
             if tokens:
-                device.remember(self._tokens.issue_device_token(checked.id))
                 return tokens
             # The account has changed while its password was checked, which takes a while.
         raise TokenError("invalid_grant", "The email address or the password is wrong.")
 
-    def _make_throttle(self, name: str, account: Account | None, device: Device) -> Throttle:
-        known = self._tokens.verify_device_token(device.token)
-        if known and account and known.user_id == account.id:
-            return Throttle(count_device(known.token_id))
-        network = self._audit.client.network
-        return Throttle(count_account(name), *count_networks(NETWORK, "log-in", network))
-
     async def _find_account(self, email: str) -> Account | None:
         """Read it on the writer: a replica may not know a new account yet."""
         return await self._database.read_row(FIND_ACCOUNT, {"email": email}, trust_replica=False)
+
+    async def _make_throttle(
+        self, name: str, account: Account | None, devices: Devices
+    ) -> Throttle:
+        """Count an attempt with the known devices of the account, or with those of strangers."""
+        if account and self._is_known(account, devices):
+            known = Throttle(count_devices(account.id))
+            async with self._database.write.begin() as session:
+                if not await known.check(session):
+                    return known
+        network = self._audit.client.network
+        return Throttle(*count_networks(NETWORK, "log-in", network), count_account(name))
+
+    def _is_known(self, account: Account, devices: Devices) -> bool:
+        claims = self._tokens.verify_device_token(devices.get(account.id))
+        return claims == DeviceClaims(account.id, fingerprint(account.password_hash))
 
     async def _check_password(
         self, event: Event, account: Account | None, password: Secret[str], throttle: Throttle
     ) -> Account | None:
         """Return the account if the password is right; take the same time if there is none."""
         async with self._database.write.begin() as session:
-            await throttle.check(session)
+            wait = await throttle.check(session)
+        if wait:
+            raise TooManyAttempts(wait)
         hashed = account.password_hash if account and account.is_active else None
         if await self._passwords.verify(password, hashed):
             return account
-        async with self._database.write.begin() as session:
-            wait = await throttle.count(session)
-        if wait:
-            raise TooManyAttempts(wait)
+        await self._count(throttle)
         if account is None:
             self._audit.record_failure(event, "unknown account")
         else:
@@ -164,8 +168,14 @@ class AuthService:
             self._audit.record_failure(event, reason, subject=account.id)
         return None
 
+    async def _count(self, throttle: Throttle) -> None:
+        async with self._database.write.begin() as session:
+            wait = await throttle.count(session)
+        if wait:
+            raise TooManyAttempts(wait)
+
     async def _start_session(
-        self, account: Account, password: Secret[str], throttle: Throttle
+        self, account: Account, password: Secret[str], throttle: Throttle, devices: Devices
     ) -> TokenRead | None:
         """Return None if the account has changed since it was read."""
         hashed = account.password_hash
@@ -178,15 +188,19 @@ class AuthService:
             user = await session.scalar(statement.with_for_update(key_share=True))
             if user is None:
                 return None
-            # Others may have failed meanwhile: of many guesses at once, no more are answered than
-            # of as many in a row.
-            await throttle.check(session)
+            if wait := await throttle.check(session):
+                # Others have failed meanwhile: of many guesses at once, no more are answered than
+                # of as many in a row, and a right one that is late counts like a wrong one.
+                await throttle.count(session)
+                await session.commit()
+                raise TooManyAttempts(wait)
             await throttle.reset(session)
-            await Throttle(count_account(user.email), count_change(user.id)).reset(session)
+            await Throttle(count_devices(user.id), count_change(user.id)).reset(session)
             user.password_hash = hashed
             grant = await sessions.start(session, audit, user.id, self._settings)
             session_id = str(grant.session.id)
             audit.record_on_commit(session, "login", subject=user.id, session_id=session_id)
+        devices.set(user.id, self._tokens.issue_device_token(user.id, hashed))
         return self._tokens.issue(grant)
 
     @contextmanager
@@ -202,8 +216,9 @@ class AuthService:
         token = request.refresh_token.get_secret_value()
         if not token:
             raise TokenError("invalid_request", "The refresh_token is missing.")
-        async with self._database.write.begin() as session:
-            grant = await sessions.rotate(session, self._audit, token, self._settings)
+        with self._recording_refusal("refresh"):
+            async with self._database.write.begin() as session:
+                grant = await sessions.rotate(session, self._audit, token, self._settings)
         if grant is None:
             raise TokenError("invalid_grant", "The refresh token is not valid.")
         return self._tokens.issue(grant)
@@ -213,15 +228,17 @@ class AuthService:
         token = request.token.get_secret_value()
         if not token:
             raise TokenError("invalid_request", "The token is missing.")
-        try:
-            condition = UserSession.id == self._tokens.verify(token).session_id
-        except InvalidToken:
-            condition = sessions.has_token(token)
+        audit, condition = self._audit, sessions.has_token(token)
+        with suppress(InvalidToken):
+            claims = self._tokens.verify(token)
+            audit = replace(audit, actor=claims.user_id)
+            condition = UserSession.id == claims.session_id
         async with self._database.write.begin() as session:
-            await sessions.end(session, self._audit, "logged out", condition)
+            await sessions.end(session, audit, "logged out", condition)
 
     async def change_password(self, user: Caller, change: PasswordChange) -> None:
         """End every session, too, and so every access token."""
+        self._audit = replace(self._audit, actor=user.id)
         try:
             check_words(change.new_password.get_secret_value(), user.email)
         except ValueError as error:
@@ -232,22 +249,29 @@ class AuthService:
             account = await self._check_password(
                 "password_change", account, change.current_password, throttle
             )
-        if account is None:
-            raise Forbidden("The current password is wrong.")
-        hashed = await self._passwords.hash(change.new_password)
-        statement = update(User).where(User.id == user.id, User.is_active)
+            if account is None:
+                raise Forbidden("The current password is wrong.")
+            hashed = await self._passwords.hash(change.new_password)
+            await self._replace_password(account, hashed, throttle)
+
+    async def _replace_password(self, account: Account, hashed: str, throttle: Throttle) -> None:
+        statement = update(User).where(User.id == account.id, User.is_active)
         statement = statement.where(User.password_hash == account.password_hash)
+        statement = statement.values(password_hash=hashed).returning(User.id)
         async with self._database.write.begin() as session:
-            changed = await session.scalar(
-                statement.values(password_hash=hashed).returning(User.id)
-            )
-            if changed is None:
+            if wait := await throttle.check(session):  # as in `_start_session`
+                await throttle.count(session)
+                await session.commit()
+                raise TooManyAttempts(wait)
+            if await session.scalar(statement) is None:
+                self._audit.record_failure(
+                    "password_change", "changed meanwhile", subject=account.id
+                )
                 raise Conflict("The password was changed meanwhile.")
             await throttle.reset(session)
-            audit = replace(self._audit, actor=user.id)
-            audit.record_on_commit(session, "password_change", subject=user.id)
-            mine = UserSession.user_id == user.id
-            await sessions.end(session, audit, "password changed", mine)
+            self._audit.record_on_commit(session, "password_change", subject=account.id)
+            mine = UserSession.user_id == account.id
+            await sessions.end(session, self._audit, "password changed", mine)
 
     async def identify(self, token: str, *, trust_replica: bool = False) -> Caller:
         """Return the active user whose access token this is, or raise `InvalidToken`."""

@@ -15,7 +15,7 @@ from secrets import token_urlsafe
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, delete, select
+from sqlalchemy import ColumnElement, Select, delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..database import Database, utc_now
@@ -53,7 +53,9 @@ async def start(
     )
     session.add(started)
     await session.flush()
-    excess = select(UserSession.id).where(UserSession.user_id == user_id)
+    excess = select(UserSession.id).where(
+        UserSession.user_id == user_id, UserSession.expires_at > now
+    )
     excess = excess.order_by(UserSession.updated_at.desc()).offset(settings.max_sessions)
     await end(session, audit, "too many sessions", UserSession.id.in_(excess.limit(BATCH)))
     return Grant(started, f"{family}.{secret}")
@@ -94,8 +96,7 @@ async def rotate(
         raise TooManyAttempts(wait)
     secret = token_urlsafe(32)
     current.token_hash = hash_token(secret)
-    if settings.session_idle_timeout is not None:
-        current.expires_at = find_end(current.created_at, settings)
+    current.expires_at = find_end(current.created_at, settings)
     await session.flush()
     return Grant(current, f"{family}.{secret}")
 
@@ -125,21 +126,29 @@ async def end(
 async def delete_expired(database: Database) -> int:
     """Delete expired sessions and counters, in short transactions. Return how many there were."""
     deleted = 0
-    for model in (UserSession, Attempts):
+    for delete_batch in (delete_expired_attempts, delete_expired_sessions):
         count = BATCH
         while count == BATCH:
-            # What another request uses at the moment is left to the next time.
-            expired = select(model.id).where(model.expires_at < utc_now()).limit(BATCH)
-            expired = expired.with_for_update(skip_locked=True)
             async with database.write.begin() as session:
-                if model is UserSession:
-                    count = await end(session, INTERNAL, "expired", UserSession.id.in_(expired))
-                else:
-                    statement = delete(Attempts).where(Attempts.id.in_(expired))
-                    rows = await session.scalars(statement.returning(Attempts.id))
-                    count = len(rows.all())
+                count = await delete_batch(session)
             deleted += count
     return deleted
+
+
+async def delete_expired_attempts(session: AsyncSession) -> int:
+    statement = delete(Attempts).where(Attempts.id.in_(select_expired(Attempts)))
+    return len((await session.scalars(statement.returning(Attempts.id))).all())
+
+
+async def delete_expired_sessions(session: AsyncSession) -> int:
+    expired = UserSession.id.in_(select_expired(UserSession))
+    return await end(session, INTERNAL, "expired", expired)
+
+
+def select_expired(model: type[UserSession | Attempts]) -> Select[UUID]:
+    """Leave what another request uses at the moment to the next time."""
+    expired = select(model.id).where(model.expires_at < utc_now())
+    return expired.limit(BATCH).with_for_update(skip_locked=True)
 
 
 def hash_token(token: str) -> bytes:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from random import uniform
 
 import structlog
 from fastapi.requests import HTTPConnection
@@ -45,7 +46,7 @@ async def open_auth(settings: AuthSettings, database: Database) -> AsyncGenerato
 async def clean_up(database: Database, interval: int) -> None:
     """Delete what has expired, again and again, for as long as the process lives."""
     while True:
-        await asyncio.sleep(interval)
+        await asyncio.sleep(interval * uniform(0.5, 1.5))  # not all processes at once  # noqa: S311
         try:
             await sessions.delete_expired(database)
         except Exception as error:

@@ -6,6 +6,7 @@ Device tokens are JWTs, too: they prove that a client has logged in to an accoun
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from hashlib import sha256
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -39,10 +40,10 @@ class Claims:
 
 @dataclass(frozen=True, slots=True)
 class DeviceClaims:
-    """What a device token says: its client has logged in as this user before."""
+    """What a device token says: its client has logged in as this user, with this password."""
 
     user_id: UUID
-    token_id: str
+    password: str  # as `fingerprint` makes it
 
 
 class Tokens:
@@ -62,9 +63,11 @@ class Tokens:
             expires_in=int((expires - now).total_seconds()),
         )
 
-    def issue_device_token(self, user_id: UUID) -> str:
+    def issue_device_token(self, user_id: UUID, password_hash: str) -> str:
+        """Make a token that a new password ends."""
         now = utc_now()
-        return self._sign(DEVICE_TYPE, user_id, now, now + DEVICE_LIFETIME)
+        password = fingerprint(password_hash)
+        return self._sign(DEVICE_TYPE, user_id, now, now + DEVICE_LIFETIME, pwd=password)
 
     def _sign(self, kind: str, user_id: UUID, now: datetime, expires: datetime, **more: str) -> str:
         claims = {
@@ -89,7 +92,7 @@ class Tokens:
     def verify_device_token(self, token: str) -> DeviceClaims | None:
         with suppress(jwt.InvalidTokenError, ValueError):
             claims = self._verify(token, DEVICE_TYPE)
-            return DeviceClaims(UUID(claims["sub"]), claims["jti"])
+            return DeviceClaims(UUID(claims["sub"]), str(claims.get("pwd")))
         return None
 
     def _verify(self, token: str, kind: str) -> dict[str, Any]:
@@ -109,3 +112,7 @@ class Tokens:
                     raise jwt.InvalidTokenError("a token of another type")
                 return decoded["payload"]
         raise jwt.InvalidSignatureError
+
+
+def fingerprint(password_hash: str) -> str:
+    return sha256(password_hash.encode()).hexdigest()[:16]

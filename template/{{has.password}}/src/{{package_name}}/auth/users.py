@@ -9,7 +9,7 @@ from . import sessions
 from .audit import Audit, Event
 from .models import User, UserSession
 from .schemas import AccountUpdate, Caller
-from .throttle import Throttle, count_account
+from .throttle import Throttle, count_account, count_devices
 
 
 class UserService:
@@ -54,8 +54,15 @@ class UserService:
             mine = UserSession.user_id == user.id
             await sessions.end(self._session, self._audit, "account deactivated", mine)
         elif "is_active" in changes.model_fields_set:
-            await Throttle(count_account(user.email)).reset(self._session)
+            had_failures = await unlock(self._session, user)
+            if had_failures and was_active:
+                self._record(user, "unlock")
         return user
 
     def _record(self, user: User, event: Event, **details: object) -> None:
         self._audit.record_on_commit(self._session, event, subject=user.id, **details)
+
+
+async def unlock(session: AsyncSession, user: User) -> bool:
+    """Forget the failures to log in to an account. Return whether there were any."""
+    return bool(await Throttle(count_account(user.email), count_devices(user.id)).reset(session))
