@@ -153,6 +153,16 @@ def test_more_websockets_than_connections(project: Path) -> None:
         assert eventually(lambda: service.client.post("/feature/tasks").status_code == 200)
 
 
+def test_pings_of_a_client_that_does_not_read(service: Service) -> None:
+    pings = (b"\x89\xfd" + bytes(4) + bytes(125)) * 1_000
+    with ExitStack() as stack:
+        client = open_socket(stack, service)
+        before = service.memory
+        for _ in range(300):  # 39 MB
+            client.sendall(pings)
+        assert service.memory - before < 5_000  # KiB
+
+
 def test_a_handshake_behind_a_stream(service: Service) -> None:
     with socket.create_connection((HOST, service.port), timeout=10) as client:
         client.sendall(b"GET /feature/endless HTTP/1.1\r\nHost: x\r\n\r\n" + HANDSHAKE)

@@ -1,4 +1,4 @@
-"""How the process listens, and how it ends."""
+"""How the process listens, what it refuses, and how it ends."""
 
 import asyncio
 import signal
@@ -192,6 +192,12 @@ class SocketProtocol(WebSocketsSansIOProtocol):
             is_invalid = isinstance(self.conn.handshake_exc, InvalidMessage)
             error = InvalidRequest() if is_invalid else HeadersTooLarge()
             refuse(error, self.transport, self.default_headers)
+
+    def handle_ping(self) -> None:
+        if self.writable.is_set():
+            super().handle_ping()
+        else:
+            self.conn.data_to_send()  # drops the pong, since the client does not read
 
     def shutdown(self) -> None:
         if self.handshake_complete and not self.close_sent:
