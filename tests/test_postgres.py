@@ -388,25 +388,40 @@ def test_as_an_unprivileged_user(open_place: Path, monkeypatch: pytest.MonkeyPat
     assert {path.stat().st_uid for path in (open_place / "home").rglob("*")} == {nobody}
 
 
-@root_only
-def test_as_root_in_a_private_place(
-    open_place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def private(open_place: Path, tmp_path: Path) -> Path:
+    """A project that nobody but root may enter."""
     project = tmp_path / "private"
     shutil.copytree(open_place, project)
     for path in (project, *project.rglob("*")):
         path.chmod(0o700)
+    return project
+
+
+@root_only
+def test_as_root_in_a_private_place(
+    private: Path, open_place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copies = open_place / "temporary"
     copies.mkdir(mode=0o1777)
     monkeypatch.setenv("TMPDIR", str(copies))
-    for arguments in ((), (project / "data",), (project / "data",)):
-        user = User(*arguments, project=project)
+    for arguments in ((), (private / "data",), (private / "data",)):
+        user = User(*arguments, project=private)
         assert list(copies.glob("postgres-*/*/pginstall18/bin/postgres"))
         question = "set timezone = 'Europe/Berlin'; do 'begin end'; select 1"
         assert ask(user.said, question) == "1"
         assert user.leave() == ""
         assert list(copies.iterdir()) == []
-    user = User(project / "data", project=project)
+    user = User(private / "data", project=private)
     user.signal(signal.SIGKILL)
     assert eventually(lambda: not processes(copies) and not list(copies.iterdir()))
-    assert project.stat().st_mode & 0o777 == 0o700
+    assert private.stat().st_mode & 0o777 == 0o700
+
+
+@root_only
+def test_as_root_where_a_copy_does_not_run_either(private: Path, temporary: Path) -> None:
+    temporary.chmod(0o700)  # as if it were mounted with `noexec`
+    user = User(private / "data", project=private)
+    assert user.said.startswith(f"PostgresError: The user nobody cannot run {temporary}/postgres-")
+    assert "Set TMPDIR to a folder that everybody may enter" in user.said
+    assert user.leave() == ""

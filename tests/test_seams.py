@@ -252,6 +252,30 @@ def test_what_a_team_adds_leaves_the_suite_green(
     assert "The tests read .env.development. These settings are missing" in refused.stdout
     assert "  PAYMENT_KEY: Field required" in refused.stdout
     add_lines(project / ".env.development", "settings", "PAYMENT_KEY=key")
+    add_lines(project / "pyproject.toml", "dependencies", '"pytest-asyncio>=1.4",', which=1)
     succeed(project, UV, "run", "poe", "check")
     shell = {"LOG": "/var/log", "LOG_LEVEL": "chatty", "PGSSLMODE": "require"}
     succeed(project, UV, "run", "poe", "test", **shell)
+
+
+def test_settings_in_another_encoding_are_a_sentence(template: Path, tmp_path: Path) -> None:
+    project = render(template, tmp_path / "project", database="none")
+    for file, task in {
+        ".env": ["dev", "my-service", "serve"],
+        ".env.development": ["test"],
+    }.items():
+        (project / file).write_bytes("NAME=Café\n".encode("latin-1"))
+        done = run(project, UV, "run", "poe", *task)
+        assert done.returncode == 1
+        assert f"{file}" in done.stdout
+        assert "not in UTF-8: 'utf-8' codec can't decode byte 0xe9" in done.stdout
+        assert "Traceback" not in done.stdout
+        (project / file).unlink()
+
+
+def test_tasks_run_where_python_does_not_look_into_the_folder(
+    template: Path, tmp_path: Path
+) -> None:
+    project = render(template, tmp_path / "project", database="none")
+    command = (UV, "run", "poe", "-q", "dev", "my-service", "--help")
+    assert "Usage: my-service" in succeed(project, *command, PYTHONSAFEPATH="1")

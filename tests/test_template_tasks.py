@@ -1,9 +1,10 @@
 """`poe template-update` and `poe template-diff` of a project, as its team runs them."""
 
+import re
 import shutil
 import sys
 from pathlib import Path
-from subprocess import CompletedProcess
+from subprocess import CalledProcessError, CompletedProcess
 
 import pytest
 from harness import commit, git, read, render, run, take_snapshot
@@ -40,9 +41,9 @@ def project(releases: Path, tmp_path: Path) -> Path:
     return project
 
 
-def template(project: Path, *arguments: str) -> CompletedProcess[str]:
+def template(project: Path, *arguments: str, **variables: str) -> CompletedProcess[str]:
     task = (f"template-{arguments[0]}", *arguments[1:])
-    return run(project, sys.executable, "-B", "-m", "dev.template", *task)
+    return run(project, sys.executable, "-B", "-m", "dev.template", *task, **variables)
 
 
 def test_an_update_shows_what_changes_and_changes_it(
@@ -124,6 +125,73 @@ def test_a_difference_shows_what_the_project_has_changed(project: Path) -> None:
     assert "answers" not in done.stdout
 
 
+def test_files_of_the_team_in_folders_that_move_are_listed(project: Path) -> None:
+    package = project / "src" / "my_service"
+    (package / "orders").mkdir()
+    (package / "orders" / "router.py").write_text("")
+    (project / "src" / "tools.py").write_text("")
+    commit(project, "Add a feature")
+    done = template(project, "update", "--data", "package_name=orders")
+    assert done.returncode == 0, done.stdout
+    assert (
+        "The template has moved or deleted the folders of these files, which are yours:\n"
+        "  src/my_service/orders/router.py\n"
+        "Move them"
+    ) in done.stdout
+    left = [path for path in package.rglob("*") if path.is_file()]
+    assert left == [package / "orders" / "router.py"]
+
+
+def test_nothing_is_overwritten_that_git_cannot_give_back(tmp_path: Path, project: Path) -> None:
+    library = tmp_path / "library"
+    library.mkdir()
+    git(library, "init", "--quiet")
+    (library / "conftest.py").write_text("mine\n")
+    commit(library, "Start")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "development.md").write_text("mine\n")
+
+    git(project, "rm", "-r", "--quiet", ".github", "docs", "tests", ".dockerignore")
+    git(project, "rm", "--cached", "--quiet", ".copier-answers.yml", "Dockerfile", "old.txt")
+    exclude = project / ".git" / "info" / "exclude"
+    exclude.write_text("*.rej\n.copier-answers.yml\nDockerfile\nold.txt\n.dockerignore\n")
+    (project / ".github").write_text("mine\n")
+    (project / "docs").symlink_to(tmp_path / "elsewhere")
+    (project / "new.txt").mkdir()
+    (project / "new.txt" / "note").write_text("mine\n")
+    source = ("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(library))
+    git(project, *source, "tests")
+    commit(project, "Make it ours")
+    (project / ".dockerignore").symlink_to("older.txt")
+    (project / "Dockerfile").write_text("mine\n")
+    (project / "Dockerfile.rej").write_text("mine\n")
+    git(project, "update-index", "--skip-worktree", "pyproject.toml")
+    git(project, "update-index", "--assume-unchanged", "older.txt")
+    (project / "older.txt").write_text("mine\n")
+    assert git(project, "status", "--porcelain") == ""
+
+    before, elsewhere = read(project), read(tmp_path / "elsewhere")
+    done = template(project, "update")
+    assert done.returncode == 1
+    assert done.stdout.partition("Git could not give them back:\n")[2] == (
+        "  .copier-answers.yml: not committed\n"
+        "  .dockerignore: not committed\n"
+        "  .github: not a folder of this repository, as the template's is\n"
+        "  Dockerfile: not committed\n"
+        "  Dockerfile.rej: not committed\n"
+        "  docs: not a folder of this repository, as the template's is\n"
+        "  new.txt: a folder, where the template has a file\n"
+        "  old.txt: not committed\n"
+        "  older.txt: hidden, until `git update-index --no-assume-unchanged older.txt`\n"
+        "  pyproject.toml: hidden, until `git update-index --no-skip-worktree pyproject.toml`\n"
+        "  tests: not a folder of this repository, as the template's is\n"
+        "Commit them (`git add --force` adds ignored files), or move them away until the project "
+        "is updated.\n"
+    )
+    assert read(project) == before
+    assert read(tmp_path / "elsewhere") == elsewhere
+
+
 def test_what_prevents_it_is_a_sentence(tmp_path: Path, project: Path) -> None:
     def assert_refused(task: str, sentence: str) -> None:
         before = read(project)
@@ -154,6 +222,58 @@ def test_what_prevents_it_is_a_sentence(tmp_path: Path, project: Path) -> None:
 
     (project / ".git").rename(tmp_path / "git")
     assert_refused("update", "This is not a Git repository")
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({"PATH": "/nowhere"}, "There is no git on the PATH: install it first."),
+        ({"GIT_DIR": ".git", "GIT_INDEX_FILE": "index"}, "GIT_DIR, GIT_INDEX_FILE: set in the env"),
+        # As in a folder of another user.
+        ({"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1"}, "git config --global --add safe.directory"),
+        (
+            {"UV_OFFLINE": "1", "UV_CACHE_DIR": "{}/cache"},
+            "cause: Because copier was not found in ",
+        ),
+    ],
+)
+def test_an_unsuitable_environment_is_a_sentence(
+    tmp_path: Path, project: Path, variables: dict[str, str], sentence: str
+) -> None:
+    variables = {name: value.format(tmp_path) for name, value in variables.items()}
+    done = template(project, "update", **variables)
+    assert done.returncode == 1
+    assert sentence in done.stdout
+    assert "Traceback" not in done.stdout
+    assert git(project, "status", "--porcelain") == ""
+
+
+def test_a_template_that_cannot_be_reached_is_a_sentence(project: Path) -> None:
+    answers = project / ".copier-answers.yml"
+    url = "_src_path: git+http://127.0.0.1:1/template.git"
+    answers.write_text(re.sub("^_src_path: .*", url, answers.read_text(), flags=re.MULTILINE))
+    commit(project, "Move the template")
+    for task in ("update", "diff"):
+        done = template(project, task, NO_PROXY="127.0.0.1")
+        assert done.returncode == 1
+        first, second = done.stdout.splitlines()
+        assert first.startswith("Copier cannot use the template, whose place is _src_path in ")
+        assert second.startswith("  fatal: unable to access 'http://127.0.0.1:1/template.git/'")
+
+
+def test_an_operation_of_git_is_finished_first(project: Path) -> None:
+    (project / "note").write_text("")
+    commit(project, "Add a note")
+    other = git(project, "commit-tree", "-p", "HEAD", "-m", "Other", "HEAD^{tree}").strip()
+    git(project, "merge", "--no-commit", "--no-ff", other)
+    done = template(project, "update")
+    assert done.stdout.startswith("A merge is in progress. Finish it with `git merge --continue`")
+    git(project, "merge", "--abort")
+    with pytest.raises(CalledProcessError):
+        git(project, "rebase", "--exec", "false", "HEAD~1")
+    assert git(project, "status", "--porcelain") == ""
+    done = template(project, "update")
+    assert done.stdout.startswith("A rebase is in progress. Finish it with `git rebase --continue`")
 
 
 @pytest.mark.parametrize("source", ["../releases", "releases", ".", "{project}"])

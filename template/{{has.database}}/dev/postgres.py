@@ -206,7 +206,14 @@ class Server:
             if not self.account or self.binaries.parents[1].name != WHEEL:
                 raise
             self.copy_binaries()
-            output = self.run(log, self.folder, "postgres", "--version")
+            try:
+                output = self.run(log, self.folder, "postgres", "--version")
+            except PermissionError as error:
+                raise PostgresError(
+                    f"The user {self.account.pw_name} cannot run {error.filename}, a copy for "
+                    "PostgreSQL, which root may not run. Set TMPDIR to a folder that everybody may "
+                    "enter, and that is not mounted with `noexec`."
+                ) from None
         return int(re.sub(r".*\) (\d+).*", r"\1", output.strip()))
 
     def copy_binaries(self) -> None:

@@ -158,7 +158,7 @@ def read_record(connection: Connection) -> dict[str, list[str]]:
 
 @contextmanager
 def recording(
-    connection: Connection, context: MigrationContext, scripts: ScriptDirectory
+    connection: Connection | None, context: MigrationContext, scripts: ScriptDirectory
 ) -> Generator[None]:
     """Keep in a comment of Alembic's table which revisions each of its rows implies.
 
@@ -166,7 +166,7 @@ def recording(
     it is applied. An older version of the service lacks that file, though. And when the team's
     migrations no longer depend on a branch, which can be removed then, it needs a row again.
     """
-    if any(context.opts.get(name) for name in READ_ONLY):
+    if connection is None or any(context.opts.get(name) for name in READ_ONLY):
         yield
         return
     known = list_revisions(scripts, ["heads"])
