@@ -499,6 +499,41 @@ def test_requests_in_flight_finish(service: Service, postgres: Postgres) -> None
     assert service.process.wait(30) == 0
 
 
+def catches(process: subprocess.Popen[bytes], number: int) -> bool:
+    """Whether it has a handler: without one, the first process of a container ignores a signal."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    mask = int(re.findall(r"^SigCgt:\s+(\w+)", status, re.MULTILINE)[0], 16)
+    return bool(mask >> (number - 1) & 1)
+
+
+@row("SIGTERM or SIGINT while a command runs, or while the service starts")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("command", ["migrate", "serve", "delete-expired"])
+@pytest.mark.parametrize("fault", ["none", "frozen"])
+def test_a_command_that_has_to_end(
+    project: Path, migrated: None, postgres: Postgres, number: int, command: str, fault: str
+) -> None:
+    if fault == "frozen":
+        postgres.send(signal.SIGSTOP)
+    variables = {"DATABASE_URL": postgres.url, "AUTH_SECRET": token_hex(32)}
+    with subprocess.Popen(
+        [project / ".venv" / "bin" / COMMAND, command],
+        cwd=project,
+        env=make_environment(PORT=str(free_port()), **variables),
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stderr
+        try:
+            # From the first imports on.
+            assert eventually(lambda: catches(process, signal.SIGTERM))
+            time.sleep(1 if fault == "frozen" else 0)
+            process.send_signal(number)
+            assert process.wait(30) == 128 + number
+            assert b"Traceback" not in process.stderr.read()
+        finally:
+            process.kill()
+
+
 @row("A second SIGTERM, or the end of the grace period")
 @pytest.mark.parametrize("signals", [1, 2])
 def test_what_does_not_finish_is_rolled_back(

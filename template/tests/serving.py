@@ -26,7 +26,7 @@ def serving(
         port = free.getsockname()[1]
     with (
         log.open("wb") as output,
-        subprocess.Popen([*command, f"--port={port}"], env=environment, stderr=output) as process,
+        subprocess.Popen([*command, f"--port={port}"], env=environment, stdout=output) as process,
     ):
         service = Service(process, f"http://127.0.0.1:{port}", log)
         try:

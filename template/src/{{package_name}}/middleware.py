@@ -62,6 +62,7 @@ class HttpSettings(Group):
     max_message_size: PositiveInt = 65_536  # bytes, of a WebSocket
     max_connections: PositiveInt = 256
     request_timeout: PositiveInt = 60  # seconds until a request has arrived
+    keep_alive_timeout: PositiveInt = 75  # seconds until an idle connection is closed
 
 
 class Exchange:
@@ -239,11 +240,46 @@ class ProblemCORSMiddleware(CORSMiddleware):
         return problem(response.status_code, bytes(response.body).decode())
 
 
+class HeadMiddleware:
+    """Respond to HEAD as to GET, without the body, where no route declares it (RFC 9110 §9.3.2)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+        is_declared = True
+
+        async def send_if_declared(message: Message) -> None:
+            nonlocal is_declared
+            if message["type"] == "http.response.start":
+                is_declared = message["status"] != HTTPStatus.METHOD_NOT_ALLOWED
+            if is_declared:
+                await send(message)
+
+        await self.app(scope, receive, send_if_declared)
+        if is_declared:
+            return
+        get = {**scope, "method": "GET"}
+
+        async def send_start(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                scope.update(get, method="HEAD")  # with the route, for the log
+                await send(message)
+                # The body may be a stream without an end, which ends with its response.
+                await send({"type": "http.response.body"})
+
+        await self.app(get, receive, send_start)
+
+
 class HostMiddleware(TrustedHostMiddleware):
     """Refuse other hosts than the allowed ones, but not to probes: they ask an address."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith("/health/"):
+        path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
+        if scope["type"] == "http" and path.startswith("/health/"):
             await self.app(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
@@ -260,6 +296,7 @@ def get_route(scope: Scope) -> str | None:
 
 def add_middleware(app: FastAPI, settings: HttpSettings) -> None:
     """Each is wrapped around those above it: the last one sees a request first."""
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.max_body_size)
     app.add_middleware(HostMiddleware, allowed_hosts=settings.allowed_hosts, www_redirect=False)
     app.add_middleware(ProblemMiddleware)
@@ -269,7 +306,7 @@ def add_middleware(app: FastAPI, settings: HttpSettings) -> None:
             allow_origins=settings.cors_origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["X-Request-ID"],
+            expose_headers=["Location", "Retry-After", "WWW-Authenticate", "X-Request-ID"],
         )
     # Yours: middleware
     app.add_middleware(RequestMiddleware)

@@ -23,6 +23,7 @@ from uvicorn.supervisors import ChangeReload
 from websockets.exceptions import InvalidMessage
 from websockets.frames import CloseCode
 
+from . import signals
 from .errors import AppError, BadRequest, Unavailable, problem
 from .middleware import SECURITY_HEADERS, HttpSettings
 
@@ -86,7 +87,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         if len(self.connections) > self.limits.max_connections:
             self.make_room()
-        self.expect_request()
+        self.expect_request(self.limits.request_timeout)
 
     def make_room(self) -> None:
         """Close the connection that has not sent a whole request for the longest time."""
@@ -102,8 +103,8 @@ class HttpProtocol(HttpToolsProtocol):
             self.connections.discard(oldest)
             oldest.transport.abort()
 
-    def expect_request(self) -> None:
-        self.deadline = self.loop.time() + self.limits.request_timeout
+    def expect_request(self, seconds: int) -> None:
+        self.deadline = self.loop.time() + seconds
 
     def close_if_late(self) -> None:
         if self.deadline is None or self.loop.time() < self.deadline or self.transport.is_closing():
@@ -135,6 +136,11 @@ class HttpProtocol(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             reason = error.__context__  # what `on_headers_complete` has raised
             self.refuse(reason if isinstance(reason, AppError) else InvalidRequest())
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if not self.is_responding:
+            self.expect_request(self.limits.request_timeout)
 
     def on_headers_complete(self) -> None:
         if len(self.headers) > MAX_HEADERS or (
@@ -169,7 +175,8 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_response_complete()
         # The next request may be there already, in part or as a whole.
         if self.cycle.response_complete or self.cycle.more_body:
-            self.expect_request()
+            # An idle connection is closed by uvicorn, a moment before.
+            self.expect_request(self.limits.keep_alive_timeout + 1)
 
     def refuse(self, error: AppError) -> None:
         if self.is_responding and (
@@ -241,11 +248,12 @@ class Server(uvicorn.Server):
                 self.stop_listening()
                 self.hurry.set()
             return
+        if not self.started:
+            signals.end(sig, frame)
         self.signal = sig
-        if self.started:
-            self.lifespan.state["draining"].set()
+        self.lifespan.state["draining"].set()
         self.config.encoded_headers.append((b"connection", b"close"))
-        drain = min(self.drain, self.grace) if self.started and sig == signal.SIGTERM else 0
+        drain = min(self.drain, self.grace) if sig == signal.SIGTERM else 0
         logger.info("going away", drain=drain, grace=self.grace)
         loop = asyncio.get_running_loop()
         self.deadline = loop.time() + self.grace
@@ -299,7 +307,9 @@ def serve(
     """Answer requests until a signal; exit with 1 if a request had to be cut short, else with 0."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        socket.create_server((host, port), family=family).close()
+        # "::" is any address, also one of IPv4.
+        is_dual = host == "::" and socket.has_dualstack_ipv6()
+        listener = socket.create_server((host, port), family=family, dualstack_ipv6=is_dual)
     except OSError as error:
         raise click.ClickException(
             f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --port, or PORT."
@@ -312,6 +322,7 @@ def serve(
         "port": port,
         # "auto" would serve errors when the start fails.
         "lifespan": "on",
+        "timeout_keep_alive": limits.keep_alive_timeout,
         "access_log": False,
         "log_config": None,
         "server_header": False,
@@ -322,7 +333,7 @@ def serve(
     config = uvicorn.Config(app, reload=reload, reload_dirs=["src"] if reload else None, **options)
     server = Server(config, drain=0 if reload else drain, grace=grace)
     if reload:
-        ChangeReload(config, target=server.run, sockets=[config.bind_socket()]).run()
+        ChangeReload(config, target=server.run, sockets=[listener]).run()
     else:
-        server.run()
+        server.run([listener])
         sys.exit(int(server.is_cut_short))
