@@ -6,7 +6,11 @@ from alembic import op
 revision = "auth_2"
 down_revision = "users"
 
-COLUMNS = {"family_hash": sa.LargeBinary, "token_hash": sa.LargeBinary, "user_agent": sa.String(200)}
+COLUMNS = {
+    "family_hash": sa.LargeBinary,
+    "token_hash": sa.LargeBinary,
+    "user_agent": sa.String(200),
+}
 
 
 def upgrade() -> None:

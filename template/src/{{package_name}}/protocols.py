@@ -1,0 +1,202 @@
+"""What the server reads before the application sees a request, and its limits."""
+
+import asyncio
+from http import HTTPStatus
+from itertools import chain
+from secrets import token_hex
+from typing import Any
+
+import httptools
+import structlog
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import InvalidMessage
+from websockets.frames import CloseCode
+
+from .errors import AppError, BadRequest, Unavailable, problem
+from .middleware import SECURITY_HEADERS, HttpSettings
+
+logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger()
+
+MAX_HEADERS = 100  # of a request
+MAX_PIPELINE = 16  # requests of a connection that wait for the response to an earlier one
+
+
+class InvalidRequest(BadRequest):
+    detail = "This is not a valid HTTP request."
+
+
+class RequestTimeout(AppError):
+    status = HTTPStatus.REQUEST_TIMEOUT
+    detail = "The request did not arrive in time."
+
+
+class HeadersTooLarge(AppError):
+    status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+    detail = "The headers are too large, or there are too many."
+
+
+class TooManyConnections(Unavailable):
+    detail = "There are too many connections at the moment. Try again soon."
+
+
+def refuse(
+    error: AppError, transport: asyncio.Transport, default_headers: list[tuple[bytes, bytes]]
+) -> None:
+    """Respond to what the application never sees, and close the connection."""
+    request_id = token_hex(16)
+    with structlog.contextvars.bound_contextvars(request_id=request_id):
+        logger.warning("request refused", status=error.status.value, cause=str(error))
+        headers = {**error.headers, "X-Request-ID": request_id, "Connection": "close"}
+        response = problem(error.status.value, str(error), headers)
+    fields = [*default_headers, *response.raw_headers, *SECURITY_HEADERS]
+    head = b"".join(b"%b: %b\r\n" % field for field in fields)
+    transport.write(STATUS_LINE[error.status] + head + b"\r\n" + bytes(response.body))
+    transport.close()
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """Limits what clients can send before the application sees a request, and the connections.
+
+    uvicorn's own collects headers without an end, keeps a connection that sends nothing, and
+    begins whatever number of requests arrive at once on a connection.
+    """
+
+    def __init__(self, limits: HttpSettings, **options: Any) -> None:
+        super().__init__(**options)
+        self.limits = limits
+        self.headers = []
+        self.size = 0  # bytes that have arrived since the last part of a body, or a whole request
+        # In the time of the event loop; None while a whole request waits for its response.
+        self.deadline: float | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        if len(self.connections) > self.limits.max_connections:
+            self.make_room()
+        self.expect_request(self.limits.request_timeout)
+
+    def make_room(self) -> None:
+        """Close the connection that has not sent a whole request for the longest time."""
+        logger.warning("too many connections", limit=self.limits.max_connections)
+        deadlines = {
+            connection: connection.deadline
+            for connection in self.connections
+            if isinstance(connection, HttpProtocol) and connection.deadline
+        }
+        if deadlines:
+            oldest = min(deadlines, key=deadlines.__getitem__)
+            # It is not lost before others are made.
+            self.connections.discard(oldest)
+            oldest.transport.abort()
+
+    def expect_request(self, seconds: int) -> None:
+        self.deadline = self.loop.time() + seconds
+
+    def close_if_late(self) -> None:
+        if self.deadline is None or self.loop.time() < self.deadline or self.transport.is_closing():
+            return
+        is_in_headers = self.scope is not None and "method" not in self.scope
+        if is_in_headers or self.is_responding:
+            self.refuse(RequestTimeout())
+        else:
+            self.transport.close()
+
+    @property
+    def is_responding(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        self.size += len(data)
+        try:
+            self.parser.feed_data(data)
+            if self.size > self.limits.max_header_size or len(self.headers) > MAX_HEADERS:
+                raise HeadersTooLarge
+        except httptools.HttpParserUpgrade:
+            if self._should_upgrade():
+                self.handle_websocket_upgrade()
+            else:
+                self._unsupported_upgrade_warning()
+        except HeadersTooLarge as error:
+            self.refuse(error)
+        except httptools.HttpParserError as error:
+            reason = error.__context__  # what `on_headers_complete` has raised
+            self.refuse(reason if isinstance(reason, AppError) else InvalidRequest())
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if not self.is_responding:
+            self.expect_request(self.limits.request_timeout)
+
+    def on_headers_complete(self) -> None:
+        if len(self.headers) > MAX_HEADERS or (
+            self.size > self.limits.max_header_size  # perhaps with a body
+            and len(self.url) + sum(map(len, chain(*self.headers))) > self.limits.max_header_size
+        ):
+            raise HeadersTooLarge
+        if self.is_responding and (
+            len(self.pipeline) == MAX_PIPELINE or self.parser.should_upgrade()
+        ):
+            raise InvalidRequest
+        if len(self.connections) > self.limits.max_connections and not self.url.startswith(
+            b"/health/"
+        ):
+            raise TooManyConnections
+        self.size = 0
+        # Trailers will be added to `self.headers`, and must not pass for headers.
+        self.scope["headers"] = [*self.headers]
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self.size = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self.size = 0
+        super().on_message_complete()
+        if self.is_responding:
+            self.deadline = None
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        # The next request may be there already, in part or as a whole.
+        if self.cycle.response_complete or self.cycle.more_body:
+            # An idle connection is closed by uvicorn, a moment before.
+            self.expect_request(self.limits.keep_alive_timeout + 1)
+
+    def refuse(self, error: AppError) -> None:
+        if self.is_responding and (
+            self.pipeline or self.cycle.response_started or not self.cycle.more_body
+        ):
+            # The client would take it for another response.
+            logger.warning("request refused", status=error.status.value, cause=str(error))
+            self.transport.close()
+        else:
+            refuse(error, self.transport, self.server_state.default_headers)
+
+
+class SocketProtocol(WebSocketsSansIOProtocol):
+    """Closes with "going away": uvicorn's own code, 1012, promises that the service restarts."""
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        # uvicorn leaves a handshake without a response that `websockets` cannot read.
+        if self.conn.handshake_exc and not self.handshake_initiated:
+            is_invalid = isinstance(self.conn.handshake_exc, InvalidMessage)
+            error = InvalidRequest() if is_invalid else HeadersTooLarge()
+            refuse(error, self.transport, self.default_headers)
+
+    def handle_ping(self) -> None:
+        if self.writable.is_set():
+            super().handle_ping()
+        else:
+            self.conn.data_to_send()  # drops the pong, since the client does not read
+
+    def shutdown(self) -> None:
+        if self.handshake_complete and not self.close_sent:
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": CloseCode.GOING_AWAY})
+            self.conn.send_close(CloseCode.GOING_AWAY)
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            self.close_sent = True
+        super().shutdown()
