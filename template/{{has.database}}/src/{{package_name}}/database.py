@@ -281,11 +281,12 @@ async def open_pool(
     finally:
         # A server that is frozen hears no farewell, and how that was cut short is no news.
         pool = logging.getLogger("sqlalchemy.pool")
+        level = pool.level
         pool.setLevel(logging.CRITICAL)
         with suppress(TimeoutError):
             async with asyncio.timeout(2):
                 await engine.dispose()
-        pool.setLevel(logging.NOTSET)
+        pool.setLevel(level)
 
 
 def make_engine(

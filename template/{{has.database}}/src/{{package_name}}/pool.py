@@ -59,4 +59,5 @@ def give_up(waiter: asyncio.Future[Item]) -> None:
 
 
 class FairPool(AsyncAdaptedQueuePool):
+    __module__ = AsyncAdaptedQueuePool.__module__  # the name of its logger
     _queue_class = FairQueue
