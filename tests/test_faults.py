@@ -563,7 +563,7 @@ def test_a_value_that_is_too_long(broken: Service) -> None:
     response = post_secret(broken)
     assert response.status_code == 422
     reason, access = wait_for_lines(broken, response)
-    assert (reason["event"], reason["level"]) == ("request refused", "info")
+    assert (reason["event"], reason["level"]) == ("client error", "info")
     assert reason["cause"] == "StringDataRightTruncationError('[hidden]')"
     assert access["status"] == 422
 
