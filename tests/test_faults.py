@@ -1,5 +1,6 @@
 """The rendered service while what it needs breaks: a real PostgreSQL, uvicorn, HTTP."""
 
+import resource
 import shutil
 import signal
 import socket
@@ -10,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from secrets import token_hex
 from tempfile import mkdtemp
+from typing import Any
 
 import httpx2
 import psycopg
@@ -102,15 +104,20 @@ def get(service: Service) -> Callable[[], httpx2.Response]:
     return lambda: service.client.get("/v1/items?limit=1")
 
 
+def wait_for_lines(service: Service, response: httpx2.Response) -> list[dict[str, Any]]:
+    """Return what the log has of a request: its own line comes last, after the response."""
+    request_id = response.headers["X-Request-ID"]
+    assert eventually(lambda: bool(service.events(request_id=request_id, event="request")))
+    return service.events(request_id=request_id)
+
+
 def explain(service: Service, response: httpx2.Response) -> str:
     """Check that it says 503, and return the cause that the log names in its one line for it."""
     assert response.status_code == 503, response.text
     assert response.headers["Retry-After"] == "1"
     assert response.headers["Content-Type"] == "application/problem+json"
-    request_id = response.json()["request_id"]
-    assert request_id == response.headers["X-Request-ID"]
-    assert eventually(lambda: bool(service.events(request_id=request_id, event="request")))
-    reason, access = service.events(request_id=request_id)
+    assert response.json()["request_id"] == response.headers["X-Request-ID"]
+    reason, access = wait_for_lines(service, response)
     assert (reason["event"], reason["level"]) == ("request failed", "error")
     assert access["status"] == 503
     return reason["cause"]
@@ -605,6 +612,86 @@ def test_a_schema_that_is_behind(
     migrate(project, new_url)
     assert service.answers()
     service.log_in()
+
+
+@pytest.fixture
+def broken(project: Path, start: Start, new_url: str) -> Service:
+    """A service whose database a test may change at will."""
+    migrate(project, new_url)
+    service = start(DATABASE_URL=new_url, HTTP_MAX_BODY_SIZE="4000000")
+    service.log_in()
+    return service
+
+
+def change_schema(service: Service, *statements: str) -> None:
+    with psycopg.connect(service.variables["DATABASE_URL"]) as connection:
+        for statement in statements:
+            connection.execute(statement.encode())
+
+
+def find_bug(service: Service, response: httpx2.Response) -> str:
+    """Check that it is 500, and return the traceback."""
+    service.has_bug = True
+    assert response.status_code == 500, response.text
+    assert response.json()["detail"] == "Internal Server Error"
+    error, access = wait_for_lines(service, response)
+    assert (error["event"], error["level"]) == ("unexpected error", "error")
+    assert access["status"] == 500
+    return error["exception"]
+
+
+def post_secret(service: Service) -> httpx2.Response:
+    name, description = token_hex(8), f"two\nlines {token_hex(8)}"
+    service.secrets |= {name, *description.split()[1:]}
+    return service.client.post("/v1/items", json={"name": name, "description": description})
+
+
+@row("A statement of the service is wrong, such as a division by zero")
+def test_a_statement_that_is_wrong(broken: Service) -> None:
+    change_schema(
+        broken,
+        "CREATE FUNCTION divide() RETURNS trigger LANGUAGE plpgsql AS"
+        " 'BEGIN PERFORM 1 / 0; RETURN NEW; END'",
+        "CREATE TRIGGER divide BEFORE INSERT ON items FOR EACH ROW EXECUTE FUNCTION divide()",
+    )
+    bug = find_bug(broken, post_secret(broken))
+    assert "DBAPIError: DivisionByZeroError('[hidden]') in INSERT INTO items" in bug
+    # PostgreSQL tells the row.
+    change_schema(broken, "ALTER TABLE items ADD CHECK (false), DISABLE TRIGGER divide")
+    bug = find_bug(broken, post_secret(broken))
+    assert "violates check constraint" in bug
+    assert "DETAIL" not in bug
+
+
+@row("A value that its column cannot hold")
+def test_a_value_that_is_too_long(broken: Service) -> None:
+    change_schema(broken, "ALTER TABLE items ALTER name TYPE varchar(3)")
+    response = post_secret(broken)
+    assert response.status_code == 422
+    reason, access = wait_for_lines(broken, response)
+    assert (reason["event"], reason["level"]) == ("client error", "info")
+    assert reason["cause"] == "StringDataRightTruncationError('[hidden]')"
+    assert access["status"] == 422
+
+
+@row("A response does not fit its model")
+def test_a_response_that_does_not_fit(broken: Service) -> None:
+    assert post_secret(broken).status_code == 201
+    change_schema(broken, "ALTER TABLE items ALTER name DROP NOT NULL")
+    change_schema(broken, "UPDATE items SET name = NULL")
+    bug = find_bug(broken, get(broken)())
+    assert bug.endswith("ResponseValidationError: response.items.0.name: string_type")
+
+
+@row("There is no room for a file of a form")
+def test_a_file_without_room(broken: Service) -> None:
+    form = {"token": b"x" * 2_000_000}
+    assert broken.client.post("/v1/auth/revoke", files=form).status_code == 422
+    # Beyond it are only the files that requests write.
+    limit = 1_000_000
+    resource.prlimit(broken.process.pid, resource.RLIMIT_FSIZE, (limit, limit))
+    bug = find_bug(broken, broken.client.post("/v1/auth/revoke", files=form))
+    assert "OSError: [Errno 27] File too large" in bug
 
 
 @row("The schema is ahead")

@@ -133,6 +133,8 @@ def test_text_that_postgresql_refuses(service: Service, shape: dict[str, str]) -
     response = service.client.post(ITEMS, json={"name": "a\0b"})
     kind = response.status_code, response.headers["Content-Type"]
     assert kind == kinds[shape["database"]]
+    is_logged = "CharacterNotInRepertoireError" in service.log
+    assert is_logged == (shape["database"] == "asyncpg")
 
 
 @row("A body that is too large")

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from .database import DatabaseSettings, open_database
 from .errors import Unavailable
 from .groups import Environment, read_settings
-from .logs import LogSettings, configure_logs
+from .logs import LogSettings, configure_logs, describe
 from .schema import MigrationError, SchemaBehindError, remove_branch
 from .schema import migrate as migrate_database
 
@@ -46,7 +46,7 @@ async def check_database(settings: DatabaseSettings) -> None:
     except MigrationError:
         raise
     except Unavailable as error:
-        logger.warning("the database is away", cause=repr(error.__cause__))
+        logger.warning("the database is away", cause=describe(error.__cause__ or error))
 
 
 @contextmanager
@@ -71,4 +71,5 @@ def explain_errors(url: URL) -> Generator[None]:
             )
         raise click.ClickException(f"Cannot connect to {url}: {error.__cause__}. {hint}") from None
     except DBAPIError as error:
-        raise click.ClickException(f"{url} says: {error.driver_exception}") from None
+        message, *_ = str(error.driver_exception).splitlines()  # not the row, which comes after it
+        raise click.ClickException(f"{url} says: {message}") from None

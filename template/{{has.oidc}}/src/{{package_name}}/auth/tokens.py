@@ -63,7 +63,7 @@ class Tokens:
             claims = await self._verify(token)
         except (jwt.PyJWTError, RecursionError, TypeError, ValueError) as error:
             logger.info("token refused", reason=type(error).__name__)
-            raise InvalidToken(BOUND if isinstance(error, BoundTokenError) else "") from error
+            raise InvalidToken(BOUND if isinstance(error, BoundTokenError) else "") from None
         return Principal(
             id=claims["sub"],
             scopes=read_scopes(find_claim(claims, self._settings.scopes_claim)),

@@ -10,6 +10,7 @@ import structlog
 from fastapi.requests import HTTPConnection
 
 from ..database import Database, DatabaseState
+from ..logs import describe
 from . import sessions
 from .passwords import Passwords
 from .settings import AuthSettings
@@ -50,4 +51,4 @@ async def clean_up(database: Database, interval: int) -> None:
         try:
             await sessions.delete_expired(database)
         except Exception as error:
-            logger.warning("clean-up failed", cause=repr(error))
+            logger.warning("clean-up failed", cause=describe(error))
