@@ -224,7 +224,7 @@ def test_the_page_on_operating_has_each_setting(project: Path) -> None:
     defaults = dict(
         re.findall(r"^(\w+)=(.*)$", (project / ".env.example").read_text(), re.MULTILINE)
     )
-    assert told.keys() == defaults.keys() | {"FORWARDED_ALLOW_IPS", "PORT"}
+    assert told.keys() == defaults.keys() | {"FORWARDED_ALLOW_IPS", "LISTEN_HOST", "PORT"}
     for variable, default in defaults.items():
         words = {"none", "required", "that of the writer"} if not default else {f"`{default}`"}
         assert told[variable] in words, variable
