@@ -242,7 +242,7 @@ class Service:
         form = {"grant_type": "password", "username": email, "password": password}
         tokens = self.client.post("/v1/auth/token", data=form).json()
         self.secrets |= {password, tokens["access_token"], tokens["refresh_token"]}
-        self.secrets.add(self.client.cookies["device"])
+        self.secrets |= {*self.client.cookies.values()}
         self.client.headers["Authorization"] = f"Bearer {tokens['access_token']}"
         return email
 
