@@ -712,7 +712,9 @@ def test_a_schema_of_other_answers(
 ) -> None:
     migrate(project, new_url)
     with psycopg.connect(new_url) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = 'subject_items'")
+        connection.execute(
+            "UPDATE alembic_version SET version_num = 'subject_items' WHERE version_num = 'items'"
+        )
     variables = {"DATABASE_URL": new_url, "AUTH_SECRET": token_hex(32)}
     refused = run(project, UV, "run", "-q", COMMAND, "serve", **variables)
     assert refused.returncode == 1
