@@ -133,6 +133,7 @@ class Front:
     def __init__(self, port: int, server: Postgres) -> None:
         self.port = port
         self.server = server
+        self.writers: list[asyncio.StreamWriter] = []
         # Without one, it says that it has no TLS.
         self.tls: ssl.SSLContext | None = None
         self.unencrypted = b""
@@ -146,9 +147,8 @@ class Front:
             self.tls.verify_mode = ssl.CERT_REQUIRED
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # Cancelled when the test ends, of which Python 3.11 would log an error.
-        ends = (OSError, asyncio.IncompleteReadError, asyncio.CancelledError)
-        with suppress(*ends), closing(writer):
+        self.writers.append(writer)
+        with suppress(OSError, asyncio.IncompleteReadError), closing(writer):
             await reader.readexactly(8)  # SSLRequest
             writer.write(b"S" if self.tls else b"N")
             if not self.tls:
@@ -156,6 +156,7 @@ class Front:
                 return
             await writer.start_tls(self.tls)
             server_reader, server_writer = await asyncio.open_connection(HOST, self.server.port)
+            self.writers.append(server_writer)
             with closing(server_writer):
                 await asyncio.gather(pass_on(reader, server_writer), pass_on(server_reader, writer))
 
@@ -166,6 +167,9 @@ class Front:
         listener = await asyncio.start_server(front.handle, HOST, front.port)
         yield front
         listener.close()
+        for writer in front.writers:
+            writer.transport.abort()
+        await asyncio.sleep(0.2)  # until all of them have ended
 
 
 async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
