@@ -298,7 +298,7 @@ def test_a_newcomer_gets_a_token_and_stores_items(
         assert [item["name"] for item in client.get("/v1/items").json()["items"]] == ["Lamp"]
     with pytest.raises(httpx2.ConnectError):
         httpx2.get(provider["issuer"])
-    (project / ".env").write_text("AUTH_ISSUER=http://id.example.com\n")
+    (project / ".env").write_text("AUTH_ISSUER=id.example.com\n")
     output = fail(project, UV, "run", "poe", "dev")
     assert "AUTH_ISSUER: should be https://id.example.com/" in output
     assert "AUTH_AUDIENCE: Field required" in output
