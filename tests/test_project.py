@@ -1,5 +1,6 @@
 """Rendered projects at work: their checks, their tests, their servers, as their teams run them."""
 
+import inspect
 import os
 import re
 import shutil
@@ -35,7 +36,7 @@ from harness import (
     run,
     succeed,
 )
-from postgres import free_port, running
+from postgres import free_port, make_grants, running
 
 
 @pytest.fixture
@@ -341,7 +342,7 @@ def test_database_url_is_used_and_no_server_started(
     launcher.write_text(
         "class PostgresError(Exception): ...\n\n"
         "def running(*arguments): raise AssertionError('a server of its own')\n\n"
-        "development_database = running\n"
+        "development_database = running\n\n" + inspect.getsource(make_grants)
     )
     with running() as url:
         # A name of this machine that might be that of another one, as in CI.
