@@ -382,6 +382,10 @@ def test_database_url_is_used_and_no_server_started(
         (project / ".env").write_text("DATABASE_URL=postgresql://127.0.0.1:1/other\nPORT=1\n")
         with developing(project, DATABASE_URL=url) as client:
             assert client.post("/v1/items", json={"name": "Lamp"}).status_code == 201
+        command = [UV, "run", "poe", "-q", "dev", "sh", "-c", "echo $DATABASE_URL"]
+        app = "postgresql://app@127.0.0.1:1/app_test"
+        output = succeed(project, *command, DATABASE_URL=app, DATABASE_OWNER_URL=url)
+        assert output.endswith(f"{url}\n")
         other = url.replace("app_test", "postgres")
         refused = run(project, UV, "run", "poe", "test", DATABASE_URL=other)
         assert refused.returncode != 0
