@@ -45,7 +45,7 @@ class Postgres(Server):
 
     @property
     def url(self) -> str:
-        return f"postgresql://app:{self.password}@{HOST}:{self.port}/app_test"
+        return f"postgresql://owner:{self.password}@{HOST}:{self.port}/app_test"
 
     def begin(self, *options: str) -> None:
         self.options = options

@@ -24,6 +24,7 @@ from harness import (
     run,
     succeed,
 )
+from postgres import make_grants
 
 # The files that a schema of their tool describes.
 SCHEMAS = {
@@ -186,6 +187,19 @@ def test_compose_allows_no_more_than_is_needed(project: Path) -> None:
     grace = re.findall(r'"--grace",\s+default=(\d+)|^CLOSING = (\d+)', code, re.MULTILINE)
     seconds = sum(int(number) for numbers in grace for number in numbers if number)
     assert seconds < int(services["service"]["stop_grace_period"].removesuffix("s"))
+
+
+def test_the_service_has_the_same_rights_in_development_and_tests(
+    template: Path, tmp_path: Path
+) -> None:
+    compose = read_yaml(render(template, tmp_path / "project") / "compose.yaml")
+    statements = [
+        " ".join(part.split()) for part in compose["configs"]["roles"]["content"].split(";")
+    ]
+    grants = [statement for statement in statements if "GRANT" in statement]
+    everywhere = make_grants("owner", "app", "app")
+    assert grants == [statement for statement in everywhere if "GRANT" in statement]
+    assert {*everywhere} <= {*statements}
 
 
 def test_the_image_has_all_that_it_copies(project: Path) -> None:
