@@ -212,6 +212,7 @@ def running_provider(audience: str) -> Generator[Provider]:
         server = uvicorn.Server(
             uvicorn.Config(
                 app,
+                workers=1,  # whatever WEB_CONCURRENCY says
                 log_config=None,
                 access_log=False,
                 lifespan="off",

@@ -1,17 +1,21 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode
 
-from ..groups import CommaSeparated, Group, split_commas
+from ..groups import CommaSeparated, Group, Seconds, split_commas
+from .client import make_client
 
 
 def check_issuer(issuer: str) -> str:
     """Leave it as it is: the `iss` of a token has to be the same to the letter."""
-    https, local = r"https://[^/?#@\s]+", r"http://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
-    if not re.fullmatch(rf"({https}|{local})(/[^?#\s]*)?", issuer):
+    https = r"https://(\[[\da-fA-F:.]+\]|[\w.-]+)"
+    local = r"http://(localhost|127\.0\.0\.1|\[::1\])"
+    match = re.fullmatch(rf"({https}|{local})(:(?P<port>\d+))?(/[^?#\s]*)?", issuer)
+    if not match or int(match["port"] or 443) > 65_535:
         raise ValueError("should be https://id.example.com/..., or http:// on this machine")
+    make_client(issuer)
     return issuer
 
 
@@ -30,7 +34,7 @@ class AuthSettings(Group):
     audience: Annotated[CommaSeparated, Field(min_length=1)]
     algorithms: Annotated[Algorithms, Field(min_length=1)] = ("RS256", "PS256", "ES256", "EdDSA")
     token_types: Annotated[TokenTypes, Field(min_length=1)] = ("JWT", "at+jwt")
-    max_token_lifetime: PositiveInt = 86_400  # seconds
+    max_token_lifetime: Seconds = 86_400
     roles_claim: str = "roles"
     scopes_claim: str = "scope"
     docs_client_id: str = ""
