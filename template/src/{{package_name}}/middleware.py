@@ -6,6 +6,7 @@ It is pure ASGI, since a `BaseHTTPMiddleware` costs 130 µs.
 import asyncio
 import re
 from http import HTTPStatus
+from ipaddress import ip_address
 from secrets import token_hex
 from time import perf_counter
 from typing import Annotated
@@ -14,7 +15,7 @@ import structlog
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
-from pydantic import AfterValidator, PositiveInt
+from pydantic import AfterValidator, Field, PositiveInt
 from starlette.datastructures import Headers
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.responses import Response
@@ -22,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from .errors import Unavailable, problem, respond_to_app_error
-from .groups import CommaSeparated, Group
+from .groups import CommaSeparated, Group, Seconds
 
 # isort: split
 # Yours: imports
@@ -42,27 +43,68 @@ SECURITY_HEADERS = [
 ]
 
 
-def check_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
-    if not all(re.fullmatch(r"\*|(\*\.)?[^*/\s]+", host) for host in hosts):
-        raise ValueError("should be example.com, *.example.com or *")
-    return hosts
+# What browsers leave out of an origin.
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-def check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
-    if not all(re.fullmatch(r"\*|https?://[^*/\s]+", origin) for origin in origins):
-        raise ValueError("should be https://example.com, without a path, or *")
-    return origins
+def normalize_host(host: str) -> str:
+    """Return it as clients send it in `Host` and `Origin`, or raise `ValueError`."""
+    host = host.lower().removesuffix(".")
+    if ":" in host:
+        return f"[{ip_address(host.removeprefix('[').removesuffix(']'))}]"
+    if not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", host):
+        raise ValueError("no host")
+    return host
+
+
+def normalize_pattern(pattern: str) -> str:
+    if pattern.startswith("*."):
+        return f"*.{normalize_host(pattern.removeprefix('*.'))}"
+    return pattern if pattern == "*" else normalize_host(pattern)
+
+
+def normalize_origin(origin: str) -> str:
+    if origin == "*":
+        return origin
+    match = re.fullmatch(r"([\w+.-]+)://(\[.+\]|[^:/?#@*\s]+)(?::(\d*))?", origin, re.ASCII)
+    if match is None or match[1].lower() in {"ws", "wss"}:
+        raise ValueError("no origin")
+    scheme, host, port = match[1].lower(), match[2], match[3]
+    if scheme not in DEFAULT_PORTS:  # of an app or an extension, with a name of its own kind
+        return scheme + origin[len(scheme) :]
+    number = int(port or DEFAULT_PORTS[scheme])
+    if number > 65_535:
+        raise ValueError("no port")
+    suffix = "" if number == DEFAULT_PORTS[scheme] else f":{number}"
+    return f"{scheme}://{normalize_host(host)}{suffix}"
+
+
+def normalize_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return tuple(map(normalize_pattern, hosts))
+    except ValueError:
+        raise ValueError("should be example.com, *.example.com or *, without a port") from None
+
+
+def normalize_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return tuple(map(normalize_origin, origins))
+    except ValueError:
+        raise ValueError("should be https://example.com, without a path, or *") from None
 
 
 class HttpSettings(Group):
-    allowed_hosts: Annotated[CommaSeparated, AfterValidator(check_hosts)] = ("*",)
-    cors_origins: Annotated[CommaSeparated, AfterValidator(check_origins)] = ()
-    max_header_size: PositiveInt = 65_536  # bytes, with the request line
+    allowed_hosts: Annotated[
+        CommaSeparated, AfterValidator(normalize_hosts), Field(min_length=1)
+    ] = ("*",)
+    cors_origins: Annotated[CommaSeparated, AfterValidator(normalize_origins)] = ()
+    # Bytes, with the request line; almost no request has fewer than 1024.
+    max_header_size: Annotated[int, Field(ge=1_024)] = 65_536
     max_body_size: PositiveInt = 1_048_576  # bytes
     max_message_size: PositiveInt = 65_536  # bytes, of a WebSocket
     max_connections: PositiveInt = 256
-    request_timeout: PositiveInt = 60  # seconds until a request has arrived
-    keep_alive_timeout: PositiveInt = 75  # seconds until an idle connection is closed
+    request_timeout: Seconds = 60  # until a request has arrived
+    keep_alive_timeout: Seconds = 75  # until an idle connection is closed
 
 
 class Exchange:
