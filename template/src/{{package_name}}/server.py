@@ -1,12 +1,15 @@
 """How the process listens, and how it ends."""
 
 import asyncio
+import os
 import signal
 import socket
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from errno import EACCES, EADDRINUSE
 from functools import partial
+from ipaddress import ip_network
 from types import FrameType
 from typing import Any
 
@@ -104,6 +107,18 @@ class Server(uvicorn.Server):
             connection.transport.abort()
 
 
+def read_proxies() -> str | None:
+    """Read FORWARDED_ALLOW_IPS. Refuse what uvicorn would take for the name of a proxy."""
+    value = os.environ.get("FORWARDED_ALLOW_IPS", "").strip()
+    try:
+        networks = [ip_network(part.strip()) for part in value.split(",") if value not in {"", "*"}]
+    except ValueError as error:
+        raise click.ClickException(
+            f"FORWARDED_ALLOW_IPS should be like 10.0.0.1,10.1.0.0/16, or *: {error}."
+        ) from None
+    return ",".join(map(str, networks)) or value or None
+
+
 def serve(
     host: str,
     port: int,
@@ -115,14 +130,17 @@ def serve(
     has_docs: bool,
 ) -> None:
     """Answer requests until a signal; exit with 1 if a request had to be cut short, else with 0."""
+    proxies = read_proxies()
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         # "::" is any address, also one of IPv4.
         is_dual = host == "::" and socket.has_dualstack_ipv6()
         listener = socket.create_server((host, port), family=family, dualstack_ipv6=is_dual)
     except OSError as error:
+        is_taken = error.errno in {EACCES, EADDRINUSE}
+        option = "--port, or PORT" if is_taken else "--host, or LISTEN_HOST"
         raise click.ClickException(
-            f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --port, or PORT."
+            f"Cannot listen on {host}:{port}: {error.strerror}. Choose another {option}."
         ) from None
     if has_docs:
         click.echo(f"Interactive docs: http://{host}:{port}/docs", err=True)
@@ -132,7 +150,9 @@ def serve(
         "port": port,
         # "auto" would serve errors when the start fails.
         "lifespan": "on",
+        "workers": 1,  # whatever WEB_CONCURRENCY says
         "timeout_keep_alive": limits.keep_alive_timeout,
+        "forwarded_allow_ips": proxies,
         "access_log": False,
         "log_config": None,
         "server_header": False,

@@ -217,6 +217,7 @@ def running_provider(audience: str, context: ssl.SSLContext | None = None) -> Ge
         server = uvicorn.Server(
             uvicorn.Config(
                 app,
+                workers=1,  # whatever WEB_CONCURRENCY says
                 log_config=None,
                 access_log=False,
                 lifespan="off",

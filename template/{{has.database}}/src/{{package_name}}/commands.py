@@ -1,5 +1,7 @@
 """The command that all of the database needs, and what the commands of features share."""
 
+import os
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -8,7 +10,7 @@ import structlog
 from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError
 
-from .database import DatabaseSettings, open_database
+from .database import DatabaseSettings, Unreachable, open_database
 from .errors import Unavailable
 from .groups import Environment, read_settings
 from .logs import LogSettings, configure_logs, describe
@@ -16,6 +18,8 @@ from .schema import MigrationError, SchemaBehindError, remove_branch
 from .schema import migrate as migrate_database
 
 logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger()
+
+READ_BY_DRIVER = re.compile("PG(HOST|PORT|USER|PASSWORD|PASSFILE|KRBSRVNAME|GSSLIB)")
 
 
 class DatabaseEnvironment(Environment):
@@ -39,14 +43,20 @@ def migrate(remove: str | None) -> None:
 
 
 async def check_database(settings: DatabaseSettings) -> None:
-    """Raise `MigrationError` for a wrong schema. /health/ready asks a database that is away."""
+    """Raise `MigrationError` for a wrong schema, and `Unreachable` for what no time can heal.
+
+    /health/ready asks a database that is away.
+    """
     try:
         async with open_database(settings) as database:
             await database.ping()
     except MigrationError:
         raise
     except Unavailable as error:
-        logger.warning("the database is away", cause=describe(error.__cause__ or error))
+        cause = error.__cause__ or error
+        if isinstance(cause, ValueError | LookupError) and not isinstance(cause, OSError):
+            raise  # a host or a variable such as PGPORT that makes no sense
+        logger.warning("the database is away", cause=describe(cause))
 
 
 @contextmanager
@@ -63,13 +73,19 @@ def explain_errors(url: URL) -> Generator[None]:
     except MigrationError as error:
         raise click.ClickException(f"{error}.") from None
     except Unavailable as error:
-        hint = "Does it run, and is DATABASE_URL right?"
+        server = error.url if isinstance(error, Unreachable) else url
+        variable = "DATABASE_URL" if server == url else "DATABASE_READER_URL"
+        hint = f"Does it run, and is {variable} right?"
         if "SSL" in str(error.__cause__):
             hint = (
                 "The server needs TLS (ssl = on), and a certificate for its host name in "
-                "DATABASE_URL by the CA that sslrootcert names, or else by one of the system's."
+                f"{variable} by the CA that sslrootcert names, or else by one of the system's."
             )
-        raise click.ClickException(f"Cannot connect to {url}: {error.__cause__}. {hint}") from None
+        if others := sorted(filter(READ_BY_DRIVER.fullmatch, os.environ)):
+            hint += f" What the URL leaves out is read from {', '.join(others)}."
+        raise click.ClickException(
+            f"Cannot connect to {server}: {error.__cause__}. {hint}"
+        ) from None
     except DBAPIError as error:
         message, *_ = str(error.driver_exception).splitlines()  # not the row, which comes after it
         raise click.ClickException(f"{url} says: {message}") from None

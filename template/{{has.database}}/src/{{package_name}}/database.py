@@ -8,13 +8,15 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from ipaddress import ip_address
-from ssl import PROTOCOL_TLS_CLIENT, SSLContext
+from ssl import CERT_NONE, PROTOCOL_TLS_CLIENT, SSLContext, SSLError
 from typing import Annotated, Any, ClassVar, Literal, TypedDict, TypeVarTuple
+from urllib.parse import quote, unquote
 from uuid import UUID
 
 from fastapi.requests import HTTPConnection
-from pydantic import BeforeValidator, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode
 from sqlalchemy import (
     URL,
@@ -36,11 +38,11 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from sqlalchemy.util import greenlet_spawn
+from sqlalchemy.util import greenlet_spawn, to_list
 from uuid_utils.compat import uuid7
 
 from .errors import Unavailable
-from .groups import PLACEHOLDER, Group
+from .groups import PLACEHOLDER, Group, check_certificates
 from .pool import FairPool
 
 Columns = TypeVarTuple("Columns")
@@ -50,29 +52,50 @@ Columns = TypeVarTuple("Columns")
 TLS_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 TLS_FILES = ("sslrootcert", "sslcert", "sslkey")
 VERIFYING = ("verify-ca", "verify-full")
+SERVER_ROLES = ("any", "primary", "standby", "prefer-standby", "read-write", "read-only")
+# `host1:5432,host2:5432` in place of one host, which SQLAlchemy does not understand.
+SEVERAL_HOSTS = re.compile(r"(\w[\w+]*://(?:.*@)?)([^/?@]*,[^/?@]*)(/[^?]*)\??(.*)", re.DOTALL)
+ADDRESS = re.compile(r"(/.*)|(?:\[([\da-fA-F:.]+)\]|([\w.-]+))(?::(\d+))?")
+EXAMPLE = "should look like postgresql://user:password@host:5432/database"
 
 
 def parse_database_url(value: object) -> URL:
     """Accept what libpq and hosting providers write, and name the driver."""
+    text = value.render_as_string(hide_password=False) if isinstance(value, URL) else str(value)
+    text = text.strip()
+    if text.count("@") > 1:
+        # The host would begin with the end of the password, and errors name the host.
+        raise ValueError("has more than one @: write %40 in a user, a password or an option")
+    if several := SEVERAL_HOSTS.fullmatch(text):
+        start, hosts, database, query = several.groups()
+        text = f"{start}{database}?{query}&host={quote(hosts)}"
     try:
-        url = value if isinstance(value, URL) else make_url(str(value))
+        url = make_url(text)
+        list_addresses(url)
     except (ArgumentError, ValueError):
         url = make_url("unknown://")
     schemes = {"postgres", "postgresql", "postgresql+asyncpg"}
     if url.drivername not in schemes or not url.database:
-        # Not with the value in it, which may hold a password.
-        raise ValueError("should look like postgresql://user:password@host:5432/database")
+        raise ValueError(EXAMPLE)  # not with the value in it, which may hold a password
     options = dict(url.query)
     options.pop("channel_binding", None)  # for libpq only
     mode = options.pop("sslmode", options.pop("ssl", ""))
-    files = {name: options.pop(name) for name in TLS_FILES if name in options}
+    known = ("host", "port", "target_session_attrs", *TLS_FILES)
+    query = {name: options.pop(name) for name in known if name in options}
+    files = [name for name in TLS_FILES if name in query]
     if options:
         raise ValueError(f"has options that only libpq knows: {', '.join(options)}")
     if mode and mode not in TLS_MODES:
         raise ValueError(f"has an unknown sslmode; there are {', '.join(TLS_MODES)}")
+    if not mode and os.environ.get("PGSSLMODE"):
+        raise ValueError("has no sslmode, and PGSSLMODE does not count: append ?sslmode=...")
     if files and mode not in VERIFYING:
         raise ValueError(f"has {', '.join(files)}, which needs sslmode=verify-full")
-    query = {"sslmode": mode, **files} if mode else {}
+    if query.get("target_session_attrs", "any") not in SERVER_ROLES:
+        roles = ", ".join(SERVER_ROLES)
+        raise ValueError(f"has an unknown target_session_attrs; there are {roles}")
+    if mode:
+        query["sslmode"] = mode
     url = url.set(drivername="postgresql+asyncpg", query=query)
     try:
         make_tls(url)
@@ -81,38 +104,86 @@ def parse_database_url(value: object) -> URL:
     return url
 
 
-def make_tls(url: URL) -> SSLContext | str | None:
-    """Make what asyncpg takes as `ssl`: libpq's word, or a context that verifies the server.
+def list_addresses(url: URL) -> list[tuple[str, int | None]]:
+    """List the hosts of a URL, or the folders of Unix sockets, with their ports.
 
-    asyncpg would read the files for each connection, and does not know `sslrootcert=system`.
+    Raise `ValueError` for what is no address. Without any, the driver has a default.
+    """
+    host = f"[{url.host}]" if ":" in (url.host or "") else unquote(url.host or "")
+    hosts = ",".join(to_list(url.query.get("host") or host)).split(",")
+    port = "" if url.port is None else str(url.port)
+    ports = ",".join(to_list(url.query.get("port") or port)).split(",")
+    if len(ports) == 1:
+        ports *= len(hosts)
+    addresses: list[tuple[str, int | None]] = []
+    for text, default in zip(hosts, ports, strict=True):
+        match = ADDRESS.fullmatch(text)
+        if match is None:
+            if hosts == [""]:
+                break
+            raise ValueError("no address")
+        folder, ip, name, own = match.groups()
+        number = int(own or default) if own or default else None
+        if number is not None and not 1 <= number <= 65_535:
+            raise ValueError("no port")
+        addresses.append((folder or ip or name, number))
+    return addresses
+
+
+def make_address(url: URL) -> dict[str, Any]:
+    """Make what asyncpg takes as `host` and `port`."""
+    addresses = list_addresses(url)
+    arguments: dict[str, Any] = {"host": [host for host, _ in addresses]} if addresses else {}
+    if any(port for _, port in addresses):
+        arguments["port"] = [port or 5432 for _, port in addresses]
+    return arguments
+
+
+def make_tls(url: URL) -> list[SSLContext | bool]:
+    """Make what asyncpg takes as `ssl`; several are tried one after the other.
+
+    Given the mode, asyncpg would read variables such as PGSSLCERT and files of the home directory,
+    which may be another user's, for each connection. It does not know `sslrootcert=system`.
     """
     options = {name: str(value) for name, value in url.query.items()}
-    mode = options.get("sslmode")
-    if mode not in VERIFYING:
-        return mode
+    mode = options.get("sslmode", "prefer")
     # From Python 3.13 on, `create_default_context` refuses certificates that libpq accepts.
     tls = SSLContext(PROTOCOL_TLS_CLIENT)
     tls.check_hostname = mode == "verify-full"
+    if mode not in VERIFYING:
+        tls.verify_mode = CERT_NONE
+        match mode:
+            case "disable":
+                return [False]
+            case "allow":
+                return [False, tls]
+            case "prefer":
+                return [tls, False]
+        return [tls]
     root = options.get("sslrootcert", "system")
     if root == "system":
+        check_certificates()
         tls.load_default_certs()
     else:
         tls.load_verify_locations(root)
     if "sslcert" in options or "sslkey" in options:
         # An empty password, or OpenSSL would ask for that of an encrypted key on the terminal.
         tls.load_cert_chain(options.get("sslcert", ""), options.get("sslkey"), password="")
-    return tls
+    return [tls]
 
 
 DatabaseUrl = Annotated[URL, NoDecode, BeforeValidator(parse_database_url)]
+# Seconds. PostgreSQL counts milliseconds in 32 bits, and 0 of them would be no limit.
+Timeout = Annotated[float, Field(ge=0.001, le=2_147_483)]
+MAX_CONNECTIONS = 262_143  # of a server of PostgreSQL
 
 
 class DatabaseSettings(Group):
     url: DatabaseUrl
     reader_url: DatabaseUrl | None = None
-    pool_size: PositiveInt = 10
-    pool_timeout: PositiveFloat = 5  # seconds
-    statement_timeout: PositiveFloat = 10  # seconds
+    pool_size: Annotated[int, Field(ge=1, le=MAX_CONNECTIONS)] = 10
+    pool_timeout: Timeout = 5
+    statement_timeout: Timeout = 10
     migrations: Literal["required", "optional"] = "required"
     tls: Literal["required", "optional"] = "required"
 
@@ -131,11 +202,15 @@ class DatabaseSettings(Group):
 
 
 def is_local(url: URL) -> bool:
-    """Whether the server is on this machine: behind a loopback address or a Unix socket."""
-    host = url.host or os.environ.get("PGHOST") or "/"  # as asyncpg does
+    """Whether all servers are on this machine: behind loopback addresses or Unix sockets."""
+    hosts = [host for host, _ in list_addresses(url)]
+    return all(map(is_this_machine, hosts or (os.environ.get("PGHOST") or "/").split(",")))
+
+
+def is_this_machine(host: str) -> bool:
     with suppress(ValueError):
         return ip_address(host).is_loopback
-    return host == "localhost" or (host.startswith("/") and "," not in host)
+    return host == "localhost" or host.startswith("/")
 
 
 def utc_now() -> datetime:
@@ -250,6 +325,10 @@ async def open_database(settings: DatabaseSettings) -> AsyncGenerator[Database]:
 async def open_pool(
     settings: DatabaseSettings, url: URL, *, read_only: bool = False
 ) -> AsyncGenerator[AsyncEngine]:
+    role = str(url.query.get("target_session_attrs", "any"))
+    if read_only:
+        # The reader's sessions are read-only on each server.
+        role = {"read-write": "primary", "read-only": "standby"}.get(role, role)
     engine = make_engine(
         url,
         poolclass=FairPool,
@@ -263,6 +342,7 @@ async def open_pool(
         hide_parameters=True,  # in the text of errors, which is logged
         connect_args={
             "timeout": 5,  # seconds to connect
+            "target_session_attrs": role,
             # The server's own limit comes first, unless the server or the network is frozen.
             "command_timeout": settings.statement_timeout + 1,
             "server_settings": {
@@ -292,21 +372,52 @@ async def open_pool(
 def make_engine(
     url: URL, connect_args: Mapping[str, object] | None = None, **options: Any
 ) -> AsyncEngine:
-    """Make an engine whose connections have the TLS that a `DatabaseUrl` asks for."""
-    arguments = {"ssl": make_tls(url), **(connect_args or {})}
+    """Make an engine whose connections have what a `DatabaseUrl` asks for."""
+    arguments = {
+        # Given, so that asyncpg does not read PGTARGETSESSIONATTRS and PGSSLNEGOTIATION.
+        "target_session_attrs": url.query.get("target_session_attrs", "any"),
+        "direct_tls": False,
+        **make_address(url),
+        **(connect_args or {}),
+    }
     engine = create_async_engine(url.set(query={}), connect_args=arguments, **options)
-    event.listen(engine.sync_engine, "do_connect", connect_or_explain)
+    connect = partial(connect_or_explain, url, make_tls(url))
+    event.listen(engine.sync_engine, "do_connect", connect)
     return engine
 
 
+class Unreachable(Unavailable):
+    """Nobody can connect to the server of `url`. The cause says why."""
+
+    def __init__(self, url: URL) -> None:
+        super().__init__()
+        self.url = url
+
+
 def connect_or_explain(
-    dialect: Dialect, record: object, args: list[Any], arguments: dict[str, Any]
+    url: URL,
+    attempts: list[SSLContext | bool],
+    dialect: Dialect,
+    record: object,
+    args: list[Any],
+    arguments: dict[str, Any],
 ) -> DBAPIConnection:
-    """Connect. Whatever prevents it, a refused port or a wrong password, is `Unavailable`."""
-    try:
-        return dialect.connect(*args, **arguments)
-    except Exception as error:
-        raise Unavailable from error
+    """Connect. Whatever prevents it, a refused port or a wrong password, is `Unreachable`."""
+    cause: Exception | None = None
+    for tls in attempts:
+        try:
+            return dialect.connect(*args, **arguments, ssl=tls)
+        except Exception as error:
+            cause = error
+            if not is_about_tls(error):
+                break
+    raise Unreachable(url) from cause
+
+
+def is_about_tls(error: Exception) -> bool:
+    """Whether the server may accept a connection that is encrypted, or one that is not."""
+    state = getattr(error, "sqlstate", None)
+    return isinstance(error, ConnectionError | SSLError) or state == "28000"  # of pg_hba.conf
 
 
 def drop_frozen_connection(context: ExceptionContext) -> None:

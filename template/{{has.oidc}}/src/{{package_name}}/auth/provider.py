@@ -13,6 +13,7 @@ from httpx2 import AsyncClient, HTTPError, InvalidURL
 from jwt import InvalidKeyError, PyJWK, PyJWTError
 
 from ..errors import Unavailable
+from .client import make_client
 from .settings import AuthSettings
 
 logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger()
@@ -139,7 +140,5 @@ async def open_provider(
     settings: AuthSettings, time_limit: float = TIME_LIMIT
 ) -> AsyncGenerator[Provider]:
     """Open a client for the provider. It is not asked before the first token comes."""
-    # With http://, the provider is on this machine or beside it, not behind a proxy.
-    trust_env = settings.discovery_url.startswith("https:")
-    async with AsyncClient(follow_redirects=False, trust_env=trust_env) as client:
+    async with make_client(settings.discovery_url) as client:
         yield Provider(settings, client, time_limit)

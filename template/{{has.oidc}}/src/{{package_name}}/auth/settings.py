@@ -1,10 +1,11 @@
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import NoDecode
 
-from ..groups import CommaSeparated, Group, split_commas
+from ..groups import CommaSeparated, Group, Seconds, split_commas
+from .client import make_client
 
 TENANT = "{tenantid}"  # in the issuer that Entra ID publishes for all its tenants
 
@@ -12,14 +13,18 @@ TENANT = "{tenantid}"  # in the issuer that Entra ID publishes for all its tenan
 def check_issuer(issuer: str) -> str:
     """Leave it as it is: the `iss` of a token has to be the same to the letter."""
     url = issuer.replace(f"/{TENANT}/", "/-/")
-    if not re.fullmatch(r"https?://[^/?#@\s{}]+(/[^?#\s{}]*)?", url):
+    pattern = r"https?://(\[[\da-fA-F:.]+\]|[\w.-]+)(:(?P<port>\d+))?(/[^?#\s{}]*)?"
+    match = re.fullmatch(pattern, url)
+    if not match or int(match["port"] or 443) > 65_535:
         raise ValueError("should be https://id.example.com/..., or http:// in development")
+    make_client(issuer)
     return issuer
 
 
 def check_metadata_url(url: str) -> str:
     if not re.fullmatch(r"(https?://[^/?#@\s{}]+/[^#\s{}]*)?", url):
         raise ValueError("should be https://id.example.com/.well-known/openid-configuration")
+    make_client(url)
     return url
 
 
@@ -50,7 +55,7 @@ class AuthSettings(Group):
     audience_claim: Literal["aud", "client_id"] = "aud"
     algorithms: Annotated[Algorithms, Field(min_length=1)] = ("RS256", "PS256", "ES256", "EdDSA")
     token_types: Annotated[TokenTypes, Field(min_length=1)] = ("JWT", "at+jwt")
-    max_token_lifetime: PositiveInt = 86_400  # seconds
+    max_token_lifetime: Seconds = 86_400
     roles_claim: str = "roles"
     scopes_claim: str = "scope"
     docs_client_id: str = ""

@@ -57,7 +57,7 @@ async def add_admin(settings: AuthEnvironment, new: UserCreate) -> None:
 def ask_password() -> str:
     if sys.stdin.isatty():
         return click.prompt("Password", hide_input=True, confirmation_prompt=True)
-    return sys.stdin.readline().rstrip("\n")
+    return sys.stdin.readline().rstrip("\r\n")
 
 
 @click.command()
