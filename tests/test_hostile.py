@@ -381,7 +381,8 @@ def limited(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     folder = tmp_path_factory.mktemp("limited") / "rendered"
     project = render(template, folder, database="none", auth="none")
     assert run(project, UV, "sync", "--quiet").returncode == 0
-    limits = {"HTTP_MAX_CONNECTIONS": "20", "HTTP_REQUEST_TIMEOUT": "2"}
+    limits = {"HTTP_MAX_CONNECTIONS": "20"}
+    limits |= {"HTTP_REQUEST_TIMEOUT": "2", "HTTP_KEEP_ALIVE_TIMEOUT": "2"}
     service = Service(project, {"AUTH_SECRET": token_hex(32)} | limits)
     with ExitStack() as stack:
         stack.callback(service.check_log)
