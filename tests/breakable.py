@@ -45,7 +45,7 @@ class Postgres(Server):
 
     @property
     def url(self) -> str:
-        return f"postgresql://app:{self.password}@{HOST}:{self.port}/app_test"
+        return f"postgresql://owner:{self.password}@{HOST}:{self.port}/app_test"
 
     def begin(self, *options: str) -> None:
         self.options = options
@@ -133,6 +133,7 @@ class Front:
     def __init__(self, port: int, server: Postgres) -> None:
         self.port = port
         self.server = server
+        self.writers: list[asyncio.StreamWriter] = []
         # Without one, it says that it has no TLS.
         self.tls: ssl.SSLContext | None = None
         self.unencrypted = b""
@@ -146,6 +147,7 @@ class Front:
             self.tls.verify_mode = ssl.CERT_REQUIRED
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writers.append(writer)
         with suppress(OSError, asyncio.IncompleteReadError), closing(writer):
             await reader.readexactly(8)  # SSLRequest
             writer.write(b"S" if self.tls else b"N")
@@ -154,6 +156,7 @@ class Front:
                 return
             await writer.start_tls(self.tls)
             server_reader, server_writer = await asyncio.open_connection(HOST, self.server.port)
+            self.writers.append(server_writer)
             with closing(server_writer):
                 await asyncio.gather(pass_on(reader, server_writer), pass_on(server_reader, writer))
 
@@ -164,6 +167,9 @@ class Front:
         listener = await asyncio.start_server(front.handle, HOST, front.port)
         yield front
         listener.close()
+        for writer in front.writers:
+            writer.transport.abort()
+        await asyncio.sleep(0.2)  # until all of them have ended
 
 
 async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -242,7 +248,7 @@ class Service:
         form = {"grant_type": "password", "username": email, "password": password}
         tokens = self.client.post("/v1/auth/token", data=form).json()
         self.secrets |= {password, tokens["access_token"], tokens["refresh_token"]}
-        self.secrets.add(self.client.cookies["device"])
+        self.secrets |= {*self.client.cookies.values()}
         self.client.headers["Authorization"] = f"Bearer {tokens['access_token']}"
         return email
 

@@ -24,6 +24,7 @@ from harness import (
     run,
     succeed,
 )
+from postgres import make_grants
 
 # The files that a schema of their tool describes.
 SCHEMAS = {
@@ -188,6 +189,19 @@ def test_compose_allows_no_more_than_is_needed(project: Path) -> None:
     assert seconds < int(services["service"]["stop_grace_period"].removesuffix("s"))
 
 
+def test_the_service_has_the_same_rights_in_development_and_tests(
+    template: Path, tmp_path: Path
+) -> None:
+    compose = read_yaml(render(template, tmp_path / "project") / "compose.yaml")
+    statements = [
+        " ".join(part.split()) for part in compose["configs"]["roles"]["content"].split(";")
+    ]
+    grants = [statement for statement in statements if "GRANT" in statement]
+    everywhere = make_grants("owner", "app", "app")
+    assert grants == [statement for statement in everywhere if "GRANT" in statement]
+    assert {*everywhere} <= {*statements}
+
+
 def test_the_image_has_all_that_it_copies(project: Path) -> None:
     dockerfile = (project / "Dockerfile").read_text()
     lines = re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.MULTILINE)
@@ -224,7 +238,7 @@ def test_the_page_on_operating_has_each_setting(project: Path) -> None:
     defaults = dict(
         re.findall(r"^(\w+)=(.*)$", (project / ".env.example").read_text(), re.MULTILINE)
     )
-    assert told.keys() == defaults.keys() | {"FORWARDED_ALLOW_IPS", "PORT"}
+    assert told.keys() == defaults.keys() | {"FORWARDED_ALLOW_IPS", "LISTEN_HOST", "PORT"}
     for variable, default in defaults.items():
         words = {"none", "required", "that of the writer"} if not default else {f"`{default}`"}
         assert told[variable] in words, variable

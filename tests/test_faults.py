@@ -1,9 +1,11 @@
 """The rendered service while what it needs breaks: a real PostgreSQL, uvicorn, HTTP."""
 
+import re
 import resource
 import shutil
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +21,7 @@ import pytest
 import trustme
 from anyio.from_thread import start_blocking_portal
 from breakable import COMMAND, Front, Load, Postgres, Service, row
-from harness import UV, eventually, render, run
+from harness import UV, eventually, make_environment, render, run
 from postgres import HOST, free_port
 from psycopg import sql
 
@@ -744,7 +746,9 @@ def test_a_schema_of_other_answers(
 ) -> None:
     migrate(project, new_url)
     with psycopg.connect(new_url) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = 'subject_items'")
+        connection.execute(
+            "UPDATE alembic_version SET version_num = 'subject_items' WHERE version_num = 'items'"
+        )
     variables = {"DATABASE_URL": new_url, "AUTH_SECRET": token_hex(32)}
     refused = run(project, UV, "run", "-q", COMMAND, "serve", **variables)
     assert refused.returncode == 1

@@ -175,6 +175,19 @@ def migration(project: Path, *arguments: str) -> set[Path]:
     return list_migrations(project) - before
 
 
+UPGRADE = """
+    op.execute("CREATE TABLE audit (at date)")
+    op.execute(
+        "CREATE FUNCTION next_status(orderstatus) RETURNS orderstatus "
+        "RETURN CAST('shipped' AS orderstatus)"
+    )
+"""
+DOWNGRADE = """
+    op.execute("DROP FUNCTION next_status")
+    op.execute("DROP TABLE audit")
+"""
+
+
 def assert_added_everywhere(project: Path, places: list[Place]) -> None:
     assert git(project, "ls-files", "--unmerged") == ""
     for path in {place.path for place in places}:
@@ -196,12 +209,9 @@ def test_a_grown_project_takes_the_next_release(
         lay(project, "orders", ORDERS)
         [orders] = migration(project, "add orders")
         assert {"orders", "order_lines"} <= set(re.findall(r'"(\w+)"', orders.read_text()))
-        # On the same day, with the same message: a table that no model knows.
+        # On the same day, with the same message: a function, and a table that no model knows.
         [audit] = migration(project, "add orders", "--empty")
-        text = audit.read_text().replace(
-            "    pass", '    op.execute("CREATE TABLE audit (at date)")', 1
-        )
-        text = text.replace("    pass", '    op.execute("DROP TABLE audit")')
+        text = audit.read_text().replace("    pass", UPGRADE, 1).replace("    pass", DOWNGRADE)
         audit.write_text(text.replace("\nrevision", "\nfrom alembic import op\n\nrevision", 1))
         assert migration(project, "add orders") == set()
     succeed(project, UV, "run", "-q", "poe", "format")
@@ -213,6 +223,9 @@ def test_a_grown_project_takes_the_next_release(
     with developing(project) as client:
         assert client.post(path, json=body).status_code == 201
         kept = client.get(path).json()["items"]
+        if has_orders:
+            assert client.post(f"{path}/{kept[0]['id']}/ship").json()["status"] == "shipped"
+            kept[0]["status"] = "shipped"
 
     output = succeed(project, UV, "run", "-q", "poe", "template-update", f"--vcs-ref={NEXT}")
     assert "The update has no conflicts." in output
@@ -242,4 +255,5 @@ def test_a_project_of_the_first_release_takes_this_one(releases: Path, tmp_path:
     succeed(project, UV, "lock", "-q")
     check_and_test(project)
     with developing(project) as client:
-        assert client.get(notes).json() == [{"text": "Bright."}]
+        assert client.post(notes, json={"text": "Warm."}).status_code == 201
+        assert client.get(notes).json() == [{"text": "Bright."}, {"text": "Warm."}]

@@ -192,7 +192,7 @@ class Cluster(Postgres):
         super().initialise(version, log)
         statements = [
             "DROP DATABASE app_test",
-            "DROP ROLE app",
+            "DROP ROLE owner",
             "CREATE DATABASE app",
             f"ALTER ROLE postgres PASSWORD '{SECRETS['POSTGRES_PASSWORD']}'",
         ]
@@ -351,6 +351,11 @@ def test_the_service_reads_and_writes_rows_and_no_more(
     urls = {name: services[name]["environment"]["DATABASE_URL"] for name in ("service", "migrate")}
     with psycopg.connect(urls["migrate"]) as connection:
         connection.execute("CREATE TABLE notes (id serial PRIMARY KEY, body text)")
+        connection.execute("CREATE SCHEMA billing")
+        connection.execute("CREATE TYPE billing.status AS ENUM ('open', 'paid')")
+        connection.execute("CREATE TABLE billing.invoices (status billing.status)")
+        connection.execute("ALTER TABLE billing.invoices ADD id int GENERATED ALWAYS AS IDENTITY")
+        connection.execute("CREATE FUNCTION billing.tax(int) RETURNS int RETURN $1 / 5")
         connection.execute("CREATE TABLE secrets AS SELECT 1 AS id")
         connection.execute("ALTER TABLE secrets ENABLE ROW LEVEL SECURITY")
     with psycopg.connect(urls["service"], autocommit=True) as connection:
@@ -358,6 +363,10 @@ def test_the_service_reads_and_writes_rows_and_no_more(
         connection.execute("UPDATE notes SET body = 'b' WHERE id = 1")
         assert connection.execute("SELECT * FROM notes").fetchall() == [(1, "b")]
         connection.execute("DELETE FROM notes")
+        invoice = connection.execute(
+            "INSERT INTO billing.invoices VALUES ('open') RETURNING status, id, billing.tax(100)"
+        )
+        assert invoice.fetchall() == [("open", 1, 20)]
         assert connection.execute("SELECT * FROM secrets").fetchall() == []
         for query in (
             "CREATE TABLE mine ()",

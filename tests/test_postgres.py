@@ -16,7 +16,7 @@ from tempfile import mkdtemp
 
 import postgres
 import pytest
-from harness import eventually
+from harness import ROOT, eventually, git, list_releases
 from postgres import PostgresError, find_binaries, running
 
 PSQL = find_binaries() / "psql"
@@ -44,6 +44,8 @@ with running(Path(sys.argv[1])):
         time.sleep(60)
 os.kill(child, 9)
 """
+RIGHTS = """select count(*) from pg_roles where rolname = current_user
+    and (rolsuper or rolcreatedb or rolcreaterole or rolreplication or rolbypassrls)"""
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
@@ -263,16 +265,51 @@ def test_throw_aways_in_parallel(temporary: Path) -> None:
 def test_only_the_password_opens_the_door(data: Path) -> None:
     with running(data) as url:
         password = url.split(":")[2].split("@")[0]
-        assert ask(url, "select rolsuper from pg_roles where rolname = 'app'") == "f"
+        app = url.replace("owner", "app", 1)
+        for role in (url, app):
+            assert ask(role, "select count(*) from pg_roles where rolcanlogin") == "3"
+            assert ask(role, RIGHTS) == "0"
         assert "password authentication failed" in ask(url.replace(password, "wrong"), "select 1")
-        nobody = url.replace(f"app:{password}", "postgres:")
+        nobody = url.replace(f"owner:{password}", "postgres:")
         assert "no password supplied" in ask(nobody, "select 1")
-        administrator = url.replace(f"app:{password}", f"postgres:{password}")
+        administrator = url.replace(f"owner:{password}", f"postgres:{password}")
         assert "password authentication failed" in ask(administrator, "select 1")
         port = int(url.rsplit(":", 1)[1].split("/")[0])
         for address, error in {"127.0.0.1": 0, "127.0.0.2": errno.ECONNREFUSED}.items():
             with socket.socket() as client:
                 assert client.connect_ex((address, port)) == error
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> Path:
+    """A folder with the module of the first release, which had one role: `app` owned all."""
+    path = "template/{% if has_database %}dev{% endif %}/postgres.py"
+    (tmp_path / "earlier").mkdir()
+    text = git(ROOT, "show", f"{list_releases()['0.1.0']}:{path}")
+    (tmp_path / "earlier" / "postgres.py").write_text(text)
+    return tmp_path / "earlier"
+
+
+def test_data_of_an_earlier_release_gets_the_other_role(data: Path, earlier: Path) -> None:
+    user = User(data, project=earlier)
+    ask(user.said, "create table t (i serial); insert into t default values")
+    ask(user.said, "create schema billing; create table billing.t (i serial)")
+    with pytest.raises(PostgresError, match="was started before an update"), running(data):
+        pass
+    assert user.leave() == ""
+    for _ in range(2):
+        with running(data) as url:
+            app = url.replace("owner", "app", 1)
+            assert ask(app, "insert into t default values; select max(i) > 1 from t") == "t"
+            assert "must be owner" in ask(app, "drop table t")
+            ask(app, "insert into billing.t default values")
+            assert ask(app, "select count(*) > 0 from billing.t") == "t"
+            assert (
+                ask(url, "create table n (i serial); drop table n; alter table t add j int") == ""
+            )
+            assert ask(url, "alter table t drop j") == ""
+            assert ask(url, RIGHTS) == "0"
+        (data / "roles").unlink()  # as if it had been interrupted at its end
 
 
 def test_killed_server(data: Path) -> None:

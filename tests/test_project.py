@@ -1,5 +1,6 @@
 """Rendered projects at work: their checks, their tests, their servers, as their teams run them."""
 
+import inspect
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 import httpx2
+import psycopg
 import pytest
 import yaml
 from harness import (
@@ -35,7 +37,7 @@ from harness import (
     run,
     succeed,
 )
-from postgres import free_port, running
+from postgres import free_port, make_grants, running
 
 
 @pytest.fixture
@@ -263,6 +265,20 @@ def log_in(client: httpx2.Client) -> None:
     client.headers["Authorization"] = f"Bearer {token}"
 
 
+# The role of this script, and those of the service.
+LIST_ROLES = """
+import asyncio, asyncpg, os
+
+async def main():
+    connection = await asyncpg.connect(os.environ["DATABASE_URL"])
+    sessions = "SELECT DISTINCT usename FROM pg_stat_activity WHERE application_name = 'my_service'"
+    roles = [record[0] for record in await connection.fetch(sessions)]
+    print(await connection.fetchval("SELECT current_user"), *roles)
+
+asyncio.run(main())
+"""
+
+
 def test_a_newcomer_signs_up_and_stores_items(
     template: Path, tmp_path: Path, temporary: Path
 ) -> None:
@@ -283,6 +299,8 @@ def test_a_newcomer_signs_up_and_stores_items(
             check=True,
         )
         assert admin.stdout == "grace@example.com is an administrator.\n"
+        command = [UV, "run", "poe", "-q", "dev", "python", "-c", LIST_ROLES]
+        assert succeed(project, *command).endswith("\nowner app\n")
         app = project / "src" / "my_service" / "app.py"
         app.write_text(app.read_text().replace('title="My Service"', 'title="Ours"'))
         assert eventually(lambda: read_title(client) == "Ours")
@@ -313,7 +331,7 @@ def test_a_newcomer_gets_a_token_and_stores_items(
         assert [item["name"] for item in client.get("/v1/items").json()["items"]] == ["Lamp"]
     with pytest.raises(httpx2.ConnectError):
         httpx2.get(provider["issuer"])
-    (project / ".env").write_text("AUTH_ISSUER=http://id.example.com\n")
+    (project / ".env").write_text("AUTH_ISSUER=id.example.com\n")
     output = fail(project, UV, "run", "poe", "dev")
     assert "AUTH_ISSUER: should be https://id.example.com/" in output
     assert "AUTH_AUDIENCE: Field required" in output
@@ -348,6 +366,17 @@ def test_a_service_without_a_database_is_developed(template: Path, tmp_path: Pat
     assert not (project / ".local").exists()
 
 
+def list_objects(url: str) -> list[tuple[str, ...]]:
+    """List what tests could leave behind on a server."""
+    query = """
+        SELECT rolname FROM pg_roles UNION ALL SELECT datname FROM pg_database
+        UNION ALL SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace
+        UNION ALL SELECT nspacl::text FROM pg_namespace
+    """
+    with psycopg.connect(url) as connection:
+        return connection.execute(query).fetchall()
+
+
 def test_database_url_is_used_and_no_server_started(
     template: Path, tmp_path: Path, temporary: Path
 ) -> None:
@@ -356,20 +385,36 @@ def test_database_url_is_used_and_no_server_started(
     launcher.write_text(
         "class PostgresError(Exception): ...\n\n"
         "def running(*arguments): raise AssertionError('a server of its own')\n\n"
-        "development_database = running\n"
+        "development_database = running\n\n" + inspect.getsource(make_grants)
     )
     with running() as url:
         # A name of this machine that might be that of another one, as in CI.
         other_name = url.replace("127.0.0.1", "127.1")
+        before = list_objects(url)
         output = succeed(project, UV, "run", "poe", "test", DATABASE_URL=other_name)
-        assert "passed" in output
+        assert re.search(r"^=+ \d+ passed in", output, re.MULTILINE), output
+        assert list_objects(url) == before
         (project / ".env").write_text("DATABASE_URL=postgresql://127.0.0.1:1/other\nPORT=1\n")
         with developing(project, DATABASE_URL=url) as client:
             assert client.post("/v1/items", json={"name": "Lamp"}).status_code == 201
+        command = [UV, "run", "poe", "-q", "dev", "sh", "-c", "echo $DATABASE_URL"]
+        app = "postgresql://app@127.0.0.1:1/app_test"
+        output = succeed(project, *command, DATABASE_URL=app, DATABASE_OWNER_URL=url)
+        assert output.endswith(f"{url}\n")
         other = url.replace("app_test", "postgres")
         refused = run(project, UV, "run", "poe", "test", DATABASE_URL=other)
         assert refused.returncode != 0
         assert "its name does not end in _test" in refused.stdout
+        # A role that can make no other.
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("CREATE ROLE ada LOGIN CREATEDB PASSWORD 'hunter2'")
+        before = list_objects(url)
+        alone = re.sub("//.+@", "//ada:hunter2@", url)
+        output = succeed(
+            project, UV, "run", "poe", "test", "-k", "role or item", DATABASE_URL=alone
+        )
+        assert "The role in DATABASE_URL can make no other." in output
+        assert list_objects(url) == before
     assert not (project / ".local").exists()
 
 

@@ -92,7 +92,7 @@ MODULES = {
     "uuid_utils": "uuid-utils",
 }
 # What is never imported here: others load it by its name.
-LOADED_BY_NAME = {"asyncpg", "httptools", "python-multipart", "uvloop"}
+LOADED_BY_NAME = {"asyncpg", "python-multipart", "uvloop"}
 
 
 # What is never imported either: the tasks run it, and dev/postgres.py takes its files.

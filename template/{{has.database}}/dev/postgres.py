@@ -5,7 +5,8 @@ or joins the one that runs, prints its URL, and waits until its user leaves or d
 the pipe between them. The last guard to leave stops the server. A server's folder holds:
 
     cluster/   PostgreSQL's own files
-    password   the password of the role `app`
+    password   the password of the roles
+    roles      there once the cluster of development has both roles
     log        what the server said since its start; locked while any process of the server lives
     lock       locked while a guard starts, joins or leaves the server
     users      locked by every guard, shared
@@ -47,7 +48,10 @@ class PostgresError(Exception):
 
 @contextmanager
 def running(data: Path | None = None) -> Generator[str]:
-    """Yield the URL of `app`, kept in the folder `data`, or of `app_test`, gone afterwards."""
+    """Yield the URL of `app`, kept in the folder `data`, or of `app_test`, gone afterwards.
+
+    It is for the role `owner`, to which the database belongs.
+    """
     # Isolated and without site-packages: it starts fast and imports nothing of the project.
     command = [sys.executable, "-I", "-S", "-X", "utf8", __file__, str(find_binaries())]
     with Popen(
@@ -72,12 +76,26 @@ def running(data: Path | None = None) -> Generator[str]:
 
 @contextmanager
 def development_database() -> Generator[dict[str, str]]:
-    """Run a server whose data stays in `.local/`, and yield the variable that names it."""
+    """Run a server whose data stays in `.local/`, and yield the variables that name it."""
     try:
         with running(Path(".local/postgres")) as url:
-            yield {"DATABASE_URL": url}
+            yield {"DATABASE_URL": url.replace("owner", "app", 1), "DATABASE_OWNER_URL": url}
     except PostgresError as error:
         sys.exit(str(error))
+
+
+def make_grants(owner: str, role: str, database: str) -> tuple[str, ...]:
+    """Let a role read and write the rows of an owner, and nothing else, as compose.yaml does."""
+    defaults = f"ALTER DEFAULT PRIVILEGES FOR ROLE {owner} GRANT"
+    return (
+        f"REVOKE ALL ON DATABASE {database} FROM PUBLIC",
+        "REVOKE ALL ON SCHEMA public FROM PUBLIC",
+        f"GRANT CONNECT ON DATABASE {database} TO {role}",
+        f"GRANT USAGE ON SCHEMA public TO {role}",
+        f"{defaults} USAGE ON SCHEMAS TO {role}",
+        f"{defaults} SELECT, INSERT, UPDATE, DELETE ON TABLES TO {role}",
+        f"{defaults} USAGE ON SEQUENCES TO {role}",
+    )
 
 
 def find_binaries() -> Path:
@@ -118,8 +136,13 @@ class Server:
                 time.sleep(0.01)
             else:
                 self.start(log)
+        if self.durable and not (self.folder / "roles").exists():
+            raise PostgresError(
+                f"The server of {self.folder} was started before an update. End each `poe dev` "
+                "that still runs, and try again."
+            )
         password, port = (self.folder / "password").read_text(), self.state()[3]
-        return f"postgresql://app:{password}@{HOST}:{port}/{self.database}"
+        return f"postgresql://owner:{password}@{HOST}:{port}/{self.database}"
 
     def stop(self) -> None:
         with (self.folder / "log").open("ab") as log:
@@ -143,6 +166,10 @@ class Server:
                 f"({self.binaries}). Delete the folder to begin anew; to keep its data, dump it "
                 f"with PostgreSQL {made_by} first."
             )
+        # We hold the lock of the log, so the server that left this file behind is gone.
+        (self.cluster / "postmaster.pid").unlink(missing_ok=True)
+        if self.durable and not (self.folder / "roles").exists():
+            self.separate_roles(log)
         for _ in range(3):  # Somebody else may take the free port before the server does.
             log.truncate(0)
             if self.launch(log):
@@ -151,8 +178,6 @@ class Server:
         raise PostgresError(f"PostgreSQL does not start in {self.folder}:\n{tail(output)}")
 
     def launch(self, log: IO[bytes]) -> bool:
-        # We hold the lock of the log, so the server that left this file behind is gone.
-        (self.cluster / "postmaster.pid").unlink(missing_ok=True)
         options = [f"--listen_addresses={HOST}", f"--port={free_port()}"]
         options += ["--unix_socket_directories=", *(() if self.durable else UNSAFE_BUT_FAST)]
         server = self.popen(log, self.cluster, "postgres", *options, output=log)
@@ -190,14 +215,46 @@ class Server:
         options += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"] * (version >= 17)
         self.run(log, new, "initdb", *options)
         password = secrets.token_urlsafe(24)
+        # Tests make databases, and the role of the service, which is theirs only.
+        rights = "" if self.durable else "CREATEDB CREATEROLE"
         statements = (
-            f"CREATE ROLE app LOGIN CREATEDB PASSWORD '{password}'\n"
-            f"CREATE DATABASE {self.database} OWNER app\n"
+            f"CREATE ROLE owner LOGIN {rights} PASSWORD '{password}'\n"
+            f"CREATE DATABASE {self.database} OWNER owner\n"
         )
         options = ["--single", "--exit_on_error=on", "postgres"]
         self.run(log, new, "postgres", *options, stdin=statements)
         (self.folder / "password").write_text(password)
         new.rename(self.cluster)
+
+    def separate_roles(self, log: IO[bytes]) -> None:
+        """Add the role of the service, `app`. That was the owner's name in earlier versions."""
+        password = (self.folder / "password").read_text()
+        statement = f"""DO $$
+            DECLARE name text;
+            BEGIN
+                IF to_regrole('owner') IS NULL THEN
+                    ALTER ROLE app RENAME TO owner;
+                    ALTER ROLE owner NOCREATEDB;
+                END IF;
+                IF to_regrole('app') IS NULL THEN
+                    CREATE ROLE app LOGIN PASSWORD '{password}';
+                END IF;
+                {"; ".join(make_grants("owner", "app", self.database))};
+                FOR name IN SELECT nspname FROM pg_namespace
+                    WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
+                LOOP
+                    EXECUTE format('GRANT USAGE ON SCHEMA %I TO app', name);
+                    EXECUTE format(
+                        'GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA %I TO app',
+                        name
+                    );
+                    EXECUTE format('GRANT USAGE ON ALL SEQUENCES IN SCHEMA %I TO app', name);
+                END LOOP;
+            END $$;\n\n"""  # noqa: S608
+        # With "-j", a statement ends with an empty line.
+        options = ["--single", "-j", "--exit_on_error=on", self.database]
+        self.run(log, self.cluster, "postgres", *options, stdin=statement)
+        (self.folder / "roles").touch()
 
     def version(self, log: IO[bytes]) -> int:
         try:

@@ -7,6 +7,7 @@ and what it knows ends with the process.
 import re
 import secrets
 import socket
+import ssl
 import sys
 import time
 from base64 import urlsafe_b64encode
@@ -106,6 +107,9 @@ class Provider:
             "AUTH_ISSUER": self.issuer,
             "AUTH_AUDIENCE": self.audience,
             # The defaults, whatever `.env` has for another provider.
+            "AUTH_METADATA_URL": "",
+            "AUTH_TENANTS": "",
+            "AUTH_AUDIENCE_CLAIM": "",
             "AUTH_ALGORITHMS": "",
             "AUTH_TOKEN_TYPES": "",
             "AUTH_MAX_TOKEN_LIFETIME": "",
@@ -195,10 +199,11 @@ def matches(challenge: str | None, verifier: str) -> bool:
 
 
 @contextmanager
-def running_provider(audience: str) -> Generator[Provider]:
-    """Serve on a free port until the block ends."""
+def running_provider(audience: str, context: ssl.SSLContext | None = None) -> Generator[Provider]:
+    """Serve on a free port until the block ends: with a context by https."""
+    scheme = "https" if context else "http"
     with socket.create_server((HOST, 0)) as listener:
-        provider = Provider(f"http://{HOST}:{listener.getsockname()[1]}", audience)
+        provider = Provider(f"{scheme}://{HOST}:{listener.getsockname()[1]}", audience)
         routes = [
             Route("/.well-known/openid-configuration", provider.show),
             Route("/jwks", provider.show),
@@ -216,6 +221,7 @@ def running_provider(audience: str) -> Generator[Provider]:
                 log_config=None,
                 access_log=False,
                 lifespan="off",
+                ssl_context_factory=(lambda *_: context) if context else None,
                 timeout_graceful_shutdown=1,
             )
         )

@@ -16,7 +16,7 @@ REDIRECT = "http://127.0.0.1:8000/docs/oauth2-redirect"
 
 @pytest.fixture
 async def browser(provider: Provider) -> AsyncGenerator[AsyncClient]:
-    async with AsyncClient(base_url=provider.issuer, trust_env=False) as client:
+    async with AsyncClient(base_url=provider.issuer) as client:
         yield client
 
 

@@ -15,7 +15,7 @@ def make_client(issuer: str) -> AsyncClient:
 
     Raise `ValueError` if they cannot be used.
     """
-    if issuer.startswith("http:"):  # on this machine, so not behind the proxy
+    if not issuer.startswith("https:"):  # on this machine or beside it, so not behind a proxy
         return AsyncClient(follow_redirects=False, trust_env=False)
     check_certificates()
     try:

@@ -92,16 +92,17 @@ class Provider:
                 self._paused_until = self._fetched + PAUSE
 
     async def _get_keys(self) -> list[PyJWK]:
-        metadata = await self._get(discovery_url(self._settings.issuer))
-        # OpenID Connect Discovery, section 4.3.
-        if metadata.get("issuer") != self._settings.issuer:
-            raise ValueError(f"it calls itself {metadata.get('issuer')!r}")
+        metadata = await self._get(self._settings.discovery_url)
+        # OpenID Connect Discovery, section 4.3. AD FS has another issuer for access tokens.
+        issuer = metadata.get("access_token_issuer", metadata.get("issuer"))
+        if issuer != self._settings.issuer:
+            raise ValueError(f"it calls itself {issuer!r}")
         url = str(metadata.get("jwks_uri"))
-        if self._settings.issuer.startswith("https:") and not url.startswith("https:"):
+        if self._settings.discovery_url.startswith("https:") and not url.startswith("https:"):
             raise ValueError(f"its keys are not at an https URL: {url}")
         keys = [
             key
-            for key in parse_keys((await self._get(url)).get("keys"))
+            for key in parse_keys((await self._get(url)).get("keys"), self._settings)
             if key.public_key_use in ("sig", None)
             and key.algorithm_name in self._settings.algorithms
         ]
@@ -125,15 +126,13 @@ class Provider:
         return document
 
 
-def parse_keys(keys: object) -> Iterator[PyJWK]:
+def parse_keys(keys: object, settings: AuthSettings) -> Iterator[PyJWK]:
     """Skip each key of a kind that PyJWT does not know: the others are none the worse for it."""
     for key in keys if isinstance(keys, list) else ():
         with suppress(PyJWTError, NotImplementedError, AttributeError, TypeError, ValueError):
-            yield PyJWK(key)
-
-
-def discovery_url(issuer: str) -> str:
-    return f"{issuer.removesuffix('/')}/.well-known/openid-configuration"
+            # Entra ID also publishes keys that are for one tenant only.
+            if not settings.tenants or key.get("issuer", settings.issuer) == settings.issuer:
+                yield PyJWK(key)
 
 
 @asynccontextmanager
@@ -141,5 +140,5 @@ async def open_provider(
     settings: AuthSettings, time_limit: float = TIME_LIMIT
 ) -> AsyncGenerator[Provider]:
     """Open a client for the provider. It is not asked before the first token comes."""
-    async with make_client(settings.issuer) as client:
+    async with make_client(settings.discovery_url) as client:
         yield Provider(settings, client, time_limit)

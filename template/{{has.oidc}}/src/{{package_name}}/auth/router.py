@@ -5,7 +5,6 @@ from fastapi import FastAPI
 from ..routing import Router
 from .dependencies import CurrentPrincipal, bearer
 from .principal import Principal
-from .provider import discovery_url
 from .schemas import PrincipalRead
 from .settings import AuthSettings
 
@@ -25,7 +24,7 @@ def add_auth(app: FastAPI, settings: AuthSettings) -> None:
     def make_document_with_provider() -> dict[str, Any]:
         document = make_document()
         scheme = document["components"]["securitySchemes"][bearer.scheme_name]
-        scheme["openIdConnectUrl"] = discovery_url(settings.issuer)
+        scheme["openIdConnectUrl"] = settings.discovery_url
         return document
 
     # As FastAPI's manual extends the document.

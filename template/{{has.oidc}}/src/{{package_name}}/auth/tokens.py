@@ -33,21 +33,40 @@ BOUND = (
     "The access token is bound to a key (cnf), and this service does not verify proofs of it: "
     "send a bearer token."
 )
-CHECKS: Options = {
-    "require": ["iss", "aud", "sub", "iat", "exp"],
-    "enforce_minimum_key_length": True,
+# The claims that errors of PyJWT are about.
+CLAIMS: dict[type[Exception], str] = {
+    jwt.InvalidIssuerError: "iss",
+    jwt.InvalidAudienceError: "aud",
+    InvalidSubjectError: "sub",
+    jwt.InvalidIssuedAtError: "iat",
+    jwt.ImmatureSignatureError: "iat or nbf",
+    jwt.ExpiredSignatureError: "exp",
 }
 
 
-class WrongKindError(jwt.InvalidTokenError):
+class ClaimError(jwt.InvalidTokenError):
+    def __init__(self, claim: str) -> None:
+        super().__init__(claim)
+        self.claim = claim
+
+
+class WrongKindError(ClaimError):
     """Not an access token."""
 
 
-class LongLifetimeError(jwt.InvalidTokenError):
+class WrongClientError(ClaimError):
+    """Issued to a client that the settings do not list."""
+
+
+class WrongTimeError(ClaimError):
+    """Not a number."""
+
+
+class LongLifetimeError(ClaimError):
     """Valid for longer than the settings allow."""
 
 
-class BoundTokenError(jwt.InvalidTokenError):
+class BoundTokenError(ClaimError):
     """Good only together with a proof that its sender has a key (DPoP, mutual TLS)."""
 
 
@@ -56,13 +75,21 @@ class Tokens:
         self._settings = settings
         self._provider = provider
         self._types = {type_.lower() for type_ in settings.token_types}
+        self._issuers = settings.issuers
+        # Without an audience, PyJWT refuses a token that has one: it is for another service.
+        self._audience = settings.audience if settings.audience_claim == "aud" else None
+        self._checks: Options = {
+            "require": ["iss", settings.audience_claim, "sub", "iat", "exp"],
+            "enforce_minimum_key_length": True,
+        }
 
     async def verify(self, token: str) -> Principal:
         """Return whom it names. Raise `InvalidToken`; `Unavailable` while there are no keys."""
         try:
             claims = await self._verify(token)
         except (jwt.PyJWTError, RecursionError, TypeError, ValueError) as error:
-            logger.info("token refused", reason=type(error).__name__)
+            claim = getattr(error, "claim", CLAIMS.get(type(error)))
+            logger.info("token refused", reason=type(error).__name__, claim=claim)
             raise InvalidToken(BOUND if isinstance(error, BoundTokenError) else "") from None
         return Principal(
             id=claims["sub"],
@@ -79,7 +106,7 @@ class Tokens:
         # RFC 7515, section 4.1.9: a media type, of which "application/" may be missing.
         type_ = str(header.get("typ", "JWT")).lower().removeprefix("application/")
         if type_ not in self._types:
-            raise WrongKindError
+            raise WrongKindError("typ")
         algorithm = header.get("alg")
         if algorithm not in self._settings.algorithms:
             raise jwt.InvalidAlgorithmError
@@ -87,9 +114,9 @@ class Tokens:
             token,
             await self._provider.find_key(algorithm, header.get("kid")),
             self._settings.algorithms,
-            CHECKS,
-            issuer=self._settings.issuer,
-            audience=self._settings.audience,
+            self._checks,
+            issuer=self._issuers,
+            audience=self._audience,
             leeway=LEEWAY,
         )
         self._check(claims)
@@ -98,39 +125,52 @@ class Tokens:
     def _check(self, claims: Mapping[str, Any]) -> None:
         """Raise unless it is an access token that is good for its bearer, and for a while."""
         # PyJWT would take "1" for a time.
-        if not all(type(claims.get(name, 0)) in (int, float) for name in ("iat", "nbf", "exp")):
-            raise jwt.InvalidTokenError
+        for name in ("iat", "nbf", "exp"):
+            if type(claims.get(name, 0)) not in (int, float):
+                raise WrongTimeError(name)
         if claims["exp"] > claims["iat"] + self._settings.max_token_lifetime:
-            raise LongLifetimeError
+            raise LongLifetimeError("exp")
+        if self._audience is None and claims["client_id"] not in self._settings.audience:
+            raise WrongClientError("client_id")
         if "cnf" in claims:  # RFC 7800
-            raise BoundTokenError
+            raise BoundTokenError("cnf")
         # Keycloak names the kind in `typ`, Cognito in `token_use`.
-        kinds = claims.get("typ", "Bearer"), claims.get("token_use", "access")
-        if kinds != ("Bearer", "access") or OTHER_CLAIMS & claims.keys():
-            raise WrongKindError
+        for name, kind in {"typ": "Bearer", "token_use": "access"}.items():
+            if claims.get(name, kind) != kind:
+                raise WrongKindError(name)
+        if others := OTHER_CLAIMS & claims.keys():
+            raise WrongKindError(min(others))
         # OpenID Connect Core, section 2.
         if not (1 <= len(claims["sub"]) <= 255 and claims["sub"].isprintable()):
             raise InvalidSubjectError
 
 
-def find_claim(claims: Mapping[str, Any], name: str) -> object:
-    """Return the claim of this name, else what is at this path: `realm_access.roles`."""
+def find_claim(claims: object, name: str) -> object:
+    """Return the claim of this name, else what is at this path: `realm_access.roles`.
+
+    A name in the path may have dots in it: `resource_access.my.client.roles`.
+    """
+    if not isinstance(claims, dict):
+        return None
     if name in claims:
         return claims[name]
-    found: object = claims
-    for part in name.split("."):
-        found = found.get(part) if isinstance(found, dict) else None
-    return found
+    dots = [place for place, character in enumerate(name) if character == "."]
+    found = (find_claim(claims.get(name[:dot]), name[dot + 1 :]) for dot in reversed(dots))
+    return next((value for value in found if value is not None), None)
 
 
 def read_scopes(value: object) -> frozenset[str]:
     """Words in a string (RFC 8693, section 4.2), or a list; anything else is none."""
-    return read_roles(value.split() if isinstance(value, str) else value)
+    words = value.split() if isinstance(value, str) else value
+    return read_roles(words) if isinstance(words, list) else frozenset()
 
 
 def read_roles(value: object) -> frozenset[str]:
-    """A list, or a single one, which may have spaces in it; anything else is none."""
+    """A list, a single one, which may have spaces in it, or an object; anything else is none."""
     roles = [value] if isinstance(value, str) and value else value
+    if isinstance(roles, dict):
+        # Zitadel: for each role the organizations that have granted it.
+        roles = [role for role, grants in roles.items() if grants and isinstance(grants, dict)]
     if not isinstance(roles, list):
         return frozenset()
     return frozenset(

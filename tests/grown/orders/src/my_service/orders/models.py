@@ -1,7 +1,7 @@
 from enum import StrEnum
 from uuid import UUID
 
-from sqlalchemy import Enum, ForeignKey, String
+from sqlalchemy import Enum, ForeignKey, Identity, String
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from ..auth.models import OwnerId
@@ -20,6 +20,7 @@ def list_values(enum: type[OrderStatus]) -> list[str]:
 class Order(Base):
     __tablename__ = "orders"
 
+    number: Mapped[int] = mapped_column(Identity(), unique=True)
     owner_id: Mapped[OwnerId] = mapped_column(index=True)
     status: Mapped[OrderStatus] = mapped_column(
         Enum(OrderStatus, values_callable=list_values), default=OrderStatus.OPEN

@@ -22,5 +22,6 @@ class OrderRead(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
     id: UUID
+    number: int
     status: OrderStatus
     lines: list[Line]

@@ -1,6 +1,6 @@
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..auth.principal import PrincipalId
@@ -36,6 +36,7 @@ class OrderService:
         order = await self._session.scalar(statement)
         if order is None:
             raise NotFound(f"There is no order {order_id}.")
-        order.status = OrderStatus.SHIPPED
+        status = select(func.next_status(Order.status)).where(Order.id == order_id)
+        order.status = OrderStatus(await self._session.scalar(status))
         await self._session.flush()
         return order
