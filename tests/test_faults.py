@@ -543,6 +543,40 @@ def test_a_command_that_has_to_end(
             process.kill()
 
 
+@row("A setting, or a variable that a library reads, cannot be used")
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({"DATABASE_STATEMENT_TIMEOUT": "0.0001"}, "DATABASE_STATEMENT_TIMEOUT: Input should be"),
+        ({"HTTP_ALLOWED_HOSTS": "example.com:443"}, "HTTP_ALLOWED_HOSTS: should be example.com"),
+        ({"DATABASE_READER_URL": "postgresql://a@b..c/d"}, "is DATABASE_READER_URL right?"),
+        ({"FORWARDED_ALLOW_IPS": "10.0.0.1/8"}, "FORWARDED_ALLOW_IPS should be like"),
+        ({"PGSSLMODE": "require"}, "PGSSLMODE does not count"),
+        (
+            {
+                "DATABASE_URL": "postgresql://a@b/c?sslmode=verify-full",
+                "SSL_CERT_FILE": "/missing",
+            },
+            "needs the certificates in SSL_CERT_FILE, /missing: [Errno 2]",
+        ),
+    ],
+)
+def test_a_value_that_cannot_be_used(
+    project: Path, migrated: None, postgres: Postgres, variables: dict[str, str], sentence: str
+) -> None:
+    defaults = {
+        "DATABASE_URL": postgres.url,
+        "DATABASE_TLS": "optional",
+        "AUTH_SECRET": token_hex(32),
+        "PORT": str(free_port()),
+    }
+    command = str(project / ".venv" / "bin" / COMMAND)
+    done = run(project, command, "serve", **defaults | variables)
+    assert done.returncode == 1
+    assert sentence in done.stdout
+    assert "Traceback" not in done.stdout
+
+
 @row("A second SIGTERM, or the end of the grace period")
 @pytest.mark.parametrize("signals", [1, 2])
 def test_what_does_not_finish_is_rolled_back(

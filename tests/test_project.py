@@ -52,11 +52,26 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+def add_code_of_docs(project: Path) -> None:
+    """Add what the docs show as modules of a feature, so that the check reads them, too."""
+    [package] = (project / "src").iterdir()
+    feature = package / "shown"
+    feature.mkdir()
+    (feature / "__init__.py").touch()
+    pages = "".join(page.read_text() for page in sorted((project / "docs").glob("*.md")))
+    blocks = re.findall(r"^```python\n(.*?)^```$", pages, re.MULTILINE | re.DOTALL)
+    assert blocks
+    for number, block in enumerate(blocks):
+        (feature / f"block_{number}.py").write_text(block)
+
+
 @pytest.mark.parametrize("row", ROWS, ids=name)
 def test_checks_and_tests_pass(
     template: Path, tmp_path: Path, temporary: Path, row: dict[str, str]
 ) -> None:
-    check_and_test(render(template, tmp_path / "a project", **row))
+    project = render(template, tmp_path / "a project", **row)
+    add_code_of_docs(project)
+    check_and_test(project)
 
 
 @pytest.mark.parametrize("row", choose_rows(*find_questions("pyproject.toml")), ids=name)

@@ -254,7 +254,18 @@ def test_what_a_team_adds_leaves_the_suite_green(
     add_lines(project / ".env.development", "settings", "PAYMENT_KEY=key")
     add_lines(project / "pyproject.toml", "dependencies", '"pytest-asyncio>=1.4",', which=1)
     succeed(project, UV, "run", "poe", "check")
-    shell = {"LOG": "/var/log", "LOG_LEVEL": "chatty", "PGSSLMODE": "require"}
+    shell = {
+        "LOG": "/var/log",
+        "LOG_LEVEL": "chatty",
+        "AUTH_SIGN_UP": "closed",
+        "HTTP_MAX_BODY_SIZE": "1",
+        "PAYMENT_KEY": "",
+        "DATABASE_READER_URL": "postgresql://nowhere.invalid/app",
+        "WEB_CONCURRENCY": "auto",
+        "PGSSLMODE": "require",
+        "PGTARGETSESSIONATTRS": "standby",
+        "ALL_PROXY": "socks5://127.0.0.1:1",
+    }
     succeed(project, UV, "run", "poe", "test", **shell)
 
 

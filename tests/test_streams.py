@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from secrets import token_hex
-from textwrap import dedent
 
 import httpx2
 import pytest
@@ -78,10 +77,10 @@ def include(project: Path, feature: str) -> None:
 def add_clock(project: Path) -> None:
     """Add the example of a stream in the documentation."""
     section = read_section(project, "Streams, WebSockets, background tasks")
-    [example] = re.findall(r"^    import.*?\n\n(?=\w)", section, re.MULTILINE | re.DOTALL)
+    [example] = re.findall(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
     clock = project / "src" / "my_service" / "clock"
     clock.mkdir()
-    (clock / "__init__.py").write_text(dedent(example))
+    (clock / "__init__.py").write_text(example)
 
 
 @pytest.fixture(scope="module")
