@@ -289,7 +289,7 @@ def test_migrations_of_a_team(project: Path, database: str) -> None:
     revision = re.findall(r'^revision = "(app_[0-9a-f]{12})"$', first.read_text(), re.MULTILINE)[0]
     assert revision in first.name
     assert (
-        'down_revision = None\nbranch_labels = ("app",)\ndepends_on = "users"\n'
+        'down_revision = None\nbranch_labels = ("app",)\ndepends_on = "auth_2"\n'
         in first.read_text()
     )
     assert "of_an_extension" not in first.read_text()

@@ -366,6 +366,15 @@ def test_a_service_without_a_database_is_developed(template: Path, tmp_path: Pat
     assert not (project / ".local").exists()
 
 
+INTERRUPTED = """
+import signal
+import my_service.cli
+
+def test_signal(database_url):
+    signal.raise_signal(signal.SIGTERM)
+"""
+
+
 def list_objects(url: str) -> list[tuple[str, ...]]:
     """List what tests could leave behind on a server."""
     query = """
@@ -394,6 +403,11 @@ def test_database_url_is_used_and_no_server_started(
         output = succeed(project, UV, "run", "poe", "test", DATABASE_URL=other_name)
         assert re.search(r"^=+ \d+ passed in", output, re.MULTILINE), output
         assert list_objects(url) == before
+        (project / "tests" / "test_signal.py").write_text(INTERRUPTED)
+        interrupted = run(project, UV, "run", "poe", "test", "-k", "signal", DATABASE_URL=url)
+        assert "KeyboardInterrupt" in interrupted.stdout
+        assert list_objects(url) == before
+        (project / "tests" / "test_signal.py").unlink()
         (project / ".env").write_text("DATABASE_URL=postgresql://127.0.0.1:1/other\nPORT=1\n")
         with developing(project, DATABASE_URL=url) as client:
             assert client.post("/v1/items", json={"name": "Lamp"}).status_code == 201
