@@ -319,7 +319,7 @@ def test_migrations_of_a_team(project: Path, database: str) -> None:
             "--head",
             "app@head",
         )
-    assert len(list(project.glob("migrations/versions/*.py"))) == 2 + 1 + 6 + 2
+    assert len(list(project.glob("migrations/versions/*.py"))) == 3 + 1 + 6 + 2
     dev(project, database, "my-service", "migrate")
     succeed(project, UV, "run", "-q", "poe", "check")
 
