@@ -7,6 +7,7 @@ from uuid import UUID
 from pydantic import Secret
 from sqlalchemy import Row, bindparam, select, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..database import Database
 from ..errors import BadRequest, Conflict, Forbidden, Unprocessable
@@ -188,12 +189,7 @@ class AuthService:
             user = await session.scalar(statement.with_for_update(key_share=True))
             if user is None:
                 return None
-            if wait := await throttle.check(session):
-                # Others have failed meanwhile: of many guesses at once, no more are answered than
-                # of as many in a row, and a right one that is late counts like a wrong one.
-                await throttle.count(session)
-                await session.commit()
-                raise TooManyAttempts(wait)
+            await refuse_late(session, throttle)
             await throttle.reset(session)
             await Throttle(count_devices(user.id), count_change(user.id)).reset(session)
             user.password_hash = hashed
@@ -259,10 +255,7 @@ class AuthService:
         statement = statement.where(User.password_hash == account.password_hash)
         statement = statement.values(password_hash=hashed).returning(User.id)
         async with self._database.write.begin() as session:
-            if wait := await throttle.check(session):  # as in `_start_session`
-                await throttle.count(session)
-                await session.commit()
-                raise TooManyAttempts(wait)
+            await refuse_late(session, throttle)
             if await session.scalar(statement) is None:
                 self._audit.record_failure(
                     "password_change", "changed meanwhile", subject=account.id
@@ -292,3 +285,15 @@ class AuthService:
             role=row.role,
             session_id=claims.session_id,
         )
+
+
+async def refuse_late(session: AsyncSession, throttle: Throttle) -> None:
+    """Raise `TooManyAttempts` if others have failed while this password was checked.
+
+    Of many guesses at once, no more are answered than of as many in a row, and a right one that is
+    late counts like a wrong one. That is committed, although an error follows.
+    """
+    if wait := await throttle.check(session):
+        await throttle.count(session)
+        await session.commit()
+        raise TooManyAttempts(wait)
