@@ -30,18 +30,22 @@ PACKAGES += ("asyncpg", "pyjwt", "argon2-cffi", "structlog")
 def main(options: Namespace) -> None:
     folder = Path(mkdtemp(prefix="benchmarks-")) if options.quick else HERE
     if options.suite:
-        keep(folder, json.loads((folder / RESULTS).read_text()) | {"suite": own.measure_suite()})
+        keep(folder, read(folder) | {"suite": own.measure_suite()})
     elif not options.page:
         if not shutil.which("wrk"):
             sys.exit("The load comes from wrk: apt install wrk, or brew install wrk.")
         os.sched_setaffinity(0, OTHERS)  # whatever this process starts has these, too
         with running() as bench:
-            results: dict[str, Any] = {}
+            results: dict[str, Any] = read(folder) if options.fairness else {}
             for part in measure_all(bench, options):
                 results |= part  # kept part by part, since it takes long
                 keep(folder, results)
     page.write(folder)
     print(folder / "README.md")
+
+
+def read(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / RESULTS).read_text())
 
 
 def keep(folder: Path, results: dict[str, Any]) -> None:
@@ -52,6 +56,9 @@ def measure_all(bench: Bench, options: Namespace) -> Iterator[dict[str, Any]]:
     servers = [bench.start(name) for name in NAMES]
     bench.log_in(servers[0])
     rounds, seconds = options.rounds, options.seconds
+    yield {"fairness": growth.measure_fairness(bench, seconds)}
+    if options.fairness:
+        return
     yield {"about": describe(bench, options)}
     yield {"rounds": measure_rounds(bench, servers, rounds, seconds)}
     yield {"scaling": measure_scaling(bench, servers, rounds, seconds)}
@@ -134,6 +141,7 @@ def parse() -> Namespace:
     parser.add_argument("--quick", action="store_true", help="see that it works: no page is kept")
     parser.add_argument("--page", action="store_true", help="write the page of the last results")
     parser.add_argument("--suite", action="store_true", help="add what the template's tests take")
+    parser.add_argument("--fairness", action="store_true", help="measure the pool's fairness anew")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3, help="of one kind of work")
     parser.add_argument("--rows", type=int, default=1_000_000, help="for the last page")

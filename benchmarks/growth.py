@@ -4,7 +4,7 @@ import re
 import subprocess
 import time
 from collections import Counter
-from itertools import cycle
+from itertools import cycle, product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,6 +16,7 @@ from .servers import CORES, NAMES, PACKAGE, Bench, Server
 from .work import WORK, Work, launch, measure
 
 PAGE = 20
+FAIR_POOL = 10  # connections, the default of the service
 
 
 def measure_all(bench: Bench, seconds: int, rows: int, requests: int) -> dict[str, Any]:
@@ -99,6 +100,34 @@ def measure_routes(bench: Bench, seconds: int) -> dict[str, Any]:
     for server in servers.values():
         server.stop()
     return compared
+
+
+def measure_fairness(bench: Bench, seconds: int) -> list[dict[str, Any]]:
+    """Compare the pool with SQLAlchemy's, with more clients than pooled connections."""
+    pools = {
+        pool: bench.start("keel", DATABASE_POOL_SIZE=str(FAIR_POOL), BENCHMARK_POOL=pool)
+        for pool in ("own", "library")
+    }
+    cells: list[dict[str, Any]] = []
+    for work, factor in product((WORK["list"], WORK["create"]), (2, 10)):
+        clients = factor * FAIR_POOL
+        rounds = [
+            {name: measure(bench, server, work, clients, seconds) for name, server in pools.items()}
+            for _ in range(5)
+        ]
+        cells.append(
+            {
+                "work": work.name,
+                "clients": clients,
+                "connections": FAIR_POOL,
+                "errors": sum(sample.errors for pair in rounds for sample in pair.values()),
+                "rate": median(pair["own"].rate / pair["library"].rate for pair in rounds),
+            }
+            | {name: median(pair[name].tail for pair in rounds) for name in pools}
+        )
+    for server in pools.values():
+        server.stop()
+    return cells
 
 
 def measure_lag(bench: Bench, seconds: int) -> dict[str, dict[str, float]]:

@@ -23,6 +23,7 @@ measured in turn, and each figure is the median of the rounds; a round with an e
     uvx nox -s benchmarks               # measures for an hour, and writes this page; needs wrk (apt install wrk)
     uvx nox -s benchmarks -- --quick    # shows that it works, and writes a page elsewhere
     uvx nox -s benchmarks -- --suite    # adds what the template's own tests take
+    uvx nox -s benchmarks -- --fairness  # measures again who waits for connections, and for how long
     uvx nox -s benchmarks -- --page     # writes this page anew, after findings.md was edited
 """
 
@@ -71,6 +72,7 @@ def write(folder: Path) -> None:
         describe_ratios(results),
         *(describe_rates(results, connections) for connections in (20, 1, 100)),
         describe_crowd(results),
+        describe_fairness(data["fairness"]),
         describe_scaling(data["scaling"], data["about"]["cores"]),
         describe_growth(data["growth"]),
         describe_own(data["own"] | data.get("suite", {})),
@@ -168,6 +170,26 @@ def describe_crowd(results: Results) -> str:
     header = ["work", "errors", "p99 ÷ mean", "of the framed floor"]
     note = "The mean is what the rate implies: 100 connections ÷ rate. The goal is 3 at most."
     return f"## 100 connections on pools of 20\n\n{note}\n\n{table(header, rows)}"
+
+
+def describe_fairness(cells: list[dict[str, Any]]) -> str:
+    rows: list[list[object]] = [
+        [
+            f"{cell['work']}, {cell['clients']} clients",
+            cell["errors"],
+            cell["own"],
+            cell["library"],
+            cell["rate"],
+        ]
+        for cell in cells
+    ]
+    header = ["work", "errors", "p99 ÷ mean", "with SQLAlchemy's pool", "rate, as a part of its"]
+    note = (
+        f"The clients wait for {cells[0]['connections']} connections, the default of the service. "
+        "`pool.py` serves them in the order in which they came. The goals: 3 at most, and 0.95 of "
+        "the rate that SQLAlchemy's own pool reaches."
+    )
+    return f"## More clients than connections\n\n{note}\n\n{table(header, rows)}"
 
 
 def describe_scaling(measured: list[dict[str, dict[str, float]]], cores: int) -> str:

@@ -52,6 +52,11 @@ class Sample:
     p99: float
     errors: int
 
+    @property
+    def tail(self) -> float:
+        """p99 as a multiple of the mean, which the rate implies."""
+        return self.p99 / (self.connections * 1000 / self.rate)
+
 
 def launch(
     bench: Bench, server: Server, work: Work, connections: int, seconds: int
