@@ -6,7 +6,7 @@ from typing import Annotated, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from fastapi import Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 
 class HasId(Protocol):
@@ -20,11 +20,15 @@ Schema = TypeVar("Schema", bound=BaseModel)
 
 BEFORE_ALL = UUID(int=0)  # the `after` of the first page
 
+# Clients should not read anything into a cursor.
+After = Annotated[UUID | None, WithJsonSchema({"type": "string"})]
+Next = Annotated[UUID | None, WithJsonSchema({"type": ["string", "null"]})]
+
 
 class PageParameters(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    after: UUID | None = None
+    after: After = Field(default=None, description="The `next` of the page before.")
     limit: int = Field(default=50, ge=1, le=100)
 
 
@@ -48,5 +52,5 @@ class Page(Generic[Record]):
 class PageRead(BaseModel, Generic[Schema]):
     model_config = ConfigDict(from_attributes=True)
 
-    items: list[Schema]
-    next: UUID | None
+    items: list[Schema] = Field(description="In the order in which they were created.")
+    next: Next = Field(description="The `after` of the next page; null on the last one.")

@@ -23,20 +23,24 @@ MAX_PIPELINE = 16  # requests of a connection that wait for the response to an e
 
 
 class InvalidRequest(BadRequest):
+    type = "urn:problem-type:invalid-http"
     detail = "This is not a valid HTTP request."
 
 
 class RequestTimeout(AppError):
     status = HTTPStatus.REQUEST_TIMEOUT
+    type = "urn:problem-type:request-timeout"
     detail = "The request did not arrive in time."
 
 
 class HeadersTooLarge(AppError):
     status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+    type = "urn:problem-type:headers-too-large"
     detail = "The headers are too large, or there are too many."
 
 
 class TooManyConnections(Unavailable):
+    type = "urn:problem-type:too-many-connections"
     detail = "There are too many connections at the moment. Try again soon."
 
 
@@ -48,7 +52,7 @@ def refuse(
     with structlog.contextvars.bound_contextvars(request_id=request_id):
         logger.warning("request refused", status=error.status.value, cause=str(error))
         headers = {**error.headers, "X-Request-ID": request_id, "Connection": "close"}
-        response = problem(error.status.value, str(error), headers)
+        response = problem(error.status.value, str(error), headers, type=error.type)
     fields = [*default_headers, *response.raw_headers, *SECURITY_HEADERS]
     head = b"".join(b"%b: %b\r\n" % field for field in fields)
     transport.write(STATUS_LINE[error.status] + head + b"\r\n" + bytes(response.body))

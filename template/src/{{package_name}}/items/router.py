@@ -2,6 +2,7 @@ from uuid import UUID
 
 from fastapi import status
 
+from ..dependencies import CREATED, LocateDep
 from ..pagination import Page, PageQuery, PageRead
 from ..routing import Router
 from .dependencies import ItemServiceDep
@@ -16,9 +17,9 @@ async def list_items(items: ItemServiceDep, page: PageQuery) -> Page[Item]:
     return await items.list(page)
 
 
-@router.post("", response_model=ItemRead, status_code=status.HTTP_201_CREATED)
-async def create_item(items: ItemServiceDep, new: ItemCreate) -> Item:
-    return await items.create(new)
+@router.post("", response_model=ItemRead, status_code=status.HTTP_201_CREATED, responses=CREATED)
+async def create_item(items: ItemServiceDep, locate: LocateDep, new: ItemCreate) -> Item:
+    return locate(await items.create(new))
 
 
 @router.get("/{item_id}", response_model=ItemRead)

@@ -1,7 +1,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import MISSING, BaseModel, ConfigDict, Field
 
 
 class ItemCreate(BaseModel):
@@ -16,9 +16,8 @@ class ItemUpdate(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    # Defaults that are never used: only what is set is written.
-    name: str = Field(default_factory=str, min_length=1, max_length=200)
-    description: str = Field(default_factory=str, max_length=2000)
+    name: str | MISSING = Field(default=MISSING, min_length=1, max_length=200)
+    description: str | MISSING = Field(default=MISSING, max_length=2000)
 
 
 class ItemRead(BaseModel):

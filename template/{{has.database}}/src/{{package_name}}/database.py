@@ -29,6 +29,7 @@ from sqlalchemy import (
     make_url,
     select,
 )
+from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect, ExceptionContext
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import (
@@ -217,6 +218,10 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def copy_created_at(context: DefaultExecutionContext) -> datetime:
+    return context.get_current_parameters()["created_at"]
+
+
 class Base(DeclarativeBase):
     """What every table has. Ids sort by age (UUID version 7), so they are page cursors, too.
 
@@ -237,7 +242,7 @@ class Base(DeclarativeBase):
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
-    updated_at: Mapped[datetime] = mapped_column(default=utc_now, onupdate=utc_now)
+    updated_at: Mapped[datetime] = mapped_column(default=copy_created_at, onupdate=utc_now)
 
 
 @dataclass(slots=True)

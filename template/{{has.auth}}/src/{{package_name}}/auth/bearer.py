@@ -11,6 +11,7 @@ from ..errors import Forbidden as Forbidden  # for code that imports it from her
 
 class InvalidToken(AppError):
     status = HTTPStatus.UNAUTHORIZED
+    type = "urn:problem-type:invalid-token"
     headers: Mapping[str, str] = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
     detail = "The access token is not valid."
 

@@ -44,6 +44,8 @@ OptionalPrincipal = Annotated[Principal | None, Depends(get_optional_principal)]
 
 
 class InsufficientScope(Forbidden):
+    type = "urn:problem-type:insufficient-scope"
+
     def __init__(self, scope: str) -> None:
         super().__init__(f"The access token lacks the scope {scope}.")
         # RFC 6750, section 3.1.

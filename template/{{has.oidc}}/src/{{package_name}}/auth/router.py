@@ -24,7 +24,8 @@ def add_auth(app: FastAPI, settings: AuthSettings) -> None:
     def make_document_with_provider() -> dict[str, Any]:
         document = make_document()
         scheme = document["components"]["securitySchemes"][bearer.scheme_name]
-        scheme["openIdConnectUrl"] = settings.discovery_url
+        if settings.model_fields_set:  # not in `openapi`, which is without settings
+            scheme["openIdConnectUrl"] = settings.discovery_url
         return document
 
     # As FastAPI's manual extends the document.

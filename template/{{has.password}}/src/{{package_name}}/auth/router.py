@@ -1,8 +1,9 @@
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import FastAPI, Form, status
+from fastapi import FastAPI, Form, Response, status
 
+from ..dependencies import CREATED, LocateDep
 from ..pagination import Page, PageQuery, PageRead
 from ..routing import Router, public
 from .dependencies import AuthServiceDep, CurrentUser, DevicesDep, SessionServiceDep, UserServiceDep
@@ -14,6 +15,7 @@ from .schemas import (
     PasswordChange,
     RevocationRequest,
     SessionRead,
+    TokenProblem,
     TokenRead,
     TokenRequest,
     UserCreate,
@@ -24,11 +26,18 @@ from .settings import AuthSettings
 router = Router(prefix="/auth", tags=["auth"])
 sign_up_router = Router(prefix="/auth", tags=["auth"])
 
+TOKEN_ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": TokenProblem},
+    429: {"model": TokenProblem},
+}
 
-@sign_up_router.post("/users", response_model=UserRead, status_code=status.HTTP_201_CREATED)
+
+@sign_up_router.post(
+    "/users", response_model=UserRead, status_code=status.HTTP_201_CREATED, responses=CREATED
+)
 @public
-async def sign_up(auth: AuthServiceDep, new: UserCreate) -> User:
-    return await auth.sign_up(new)
+async def sign_up(auth: AuthServiceDep, locate: LocateDep, new: UserCreate) -> User:
+    return locate(await auth.sign_up(new))
 
 
 @router.get("/users", response_model=PageRead[AccountRead])
@@ -36,12 +45,17 @@ async def list_users(users: UserServiceDep, page: PageQuery) -> Page[User]:
     return await users.list(page)
 
 
+@router.get("/users/{user_id}", response_model=AccountRead)
+async def get_user(users: UserServiceDep, user_id: UUID) -> User:
+    return await users.get(user_id)
+
+
 @router.patch("/users/{user_id}", response_model=AccountRead)
 async def update_user(users: UserServiceDep, user_id: UUID, changes: AccountUpdate) -> User:
     return await users.update(user_id, changes)
 
 
-@router.post("/token")
+@router.post("/token", responses=TOKEN_ERRORS)
 @public
 async def grant_token(
     auth: AuthServiceDep, devices: DevicesDep, request: Annotated[TokenRequest, Form()]
@@ -50,7 +64,7 @@ async def grant_token(
     return await auth.grant_token(request, devices)
 
 
-@router.post("/revoke")
+@router.post("/revoke", response_class=Response, responses=TOKEN_ERRORS)
 @public
 async def revoke_token(auth: AuthServiceDep, request: Annotated[RevocationRequest, Form()]) -> None:
     """Log out: end the session of a refresh token, or of an access token in its time (RFC 7009)."""

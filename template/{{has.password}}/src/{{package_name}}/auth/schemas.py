@@ -5,6 +5,7 @@ from uuid import UUID
 
 from email_validator import validate_email
 from pydantic import (
+    MISSING,
     AfterValidator,
     BaseModel,
     ConfigDict,
@@ -13,11 +14,14 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
+from typing_extensions import TypeAliasType
 
+from ..errors import Problem
 from .passwords import MAX_LENGTH, MAX_RAW_LENGTH, MIN_LENGTH, check_password, check_words
 from .principal import Principal
 
-Role = Literal["user", "admin"]
+# With a name, which is that of its schema in the OpenAPI document.
+Role = TypeAliasType("Role", Literal["user", "admin"])
 
 
 def normalize_email(address: str) -> str:
@@ -30,8 +34,9 @@ def normalize_email(address: str) -> str:
 Email = Annotated[
     str, AfterValidator(normalize_email), Field(json_schema_extra={"format": "email"})
 ]
+SecretText = Annotated[str, Field(json_schema_extra={"format": "password", "writeOnly": True})]
 # A limit also makes pydantic refuse what is no Unicode, such as half a character.
-Password = Annotated[str, Field(max_length=MAX_RAW_LENGTH)]
+Password = Annotated[SecretText, Field(max_length=MAX_RAW_LENGTH)]
 NewPassword = Annotated[
     Password,
     AfterValidator(check_password),
@@ -82,9 +87,8 @@ class AccountUpdate(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    # Defaults that are never used: only what is set is written.
-    role: Role = "user"
-    is_active: bool = True
+    role: Role | MISSING = MISSING
+    is_active: bool | MISSING = MISSING
 
 
 class PasswordChange(BaseModel):
@@ -94,21 +98,40 @@ class PasswordChange(BaseModel):
     new_password: Secret[NewPassword]
 
 
+NO_SECRET = Field(default_factory=lambda: Secret(""))
+
+
 class TokenRequest(BaseModel):
     """A form as RFC 6749 sections 4.3.2 and 6 describe it; unknown fields are ignored (3.2)."""
 
-    # Nothing is required here: the service says in the words of the RFC what is missing.
-    grant_type: str = ""
-    username: str = ""
-    password: Secret[str] = Field(default_factory=lambda: Secret(""))
-    refresh_token: Secret[str] = Field(default_factory=lambda: Secret(""))
+    # Only the OpenAPI document says so: the service says what is missing in the words of the RFC.
+    model_config = ConfigDict(json_schema_extra={"required": ["grant_type"]})
+
+    grant_type: str = Field(
+        default_factory=str, json_schema_extra={"enum": ["password", "refresh_token"]}
+    )
+    username: str = Field(default_factory=str, description="The email address.")
+    password: Secret[SecretText] = NO_SECRET
+    refresh_token: Secret[SecretText] = NO_SECRET
 
 
 class TokenRead(BaseModel):
     access_token: str
     refresh_token: str
-    token_type: Literal["bearer"] = "bearer"  # noqa: S105
-    expires_in: int  # seconds
+    token_type: Literal["bearer"]
+    expires_in: int = Field(description="Seconds.")
+
+
+TokenErrorCode = Literal[
+    "invalid_request", "invalid_grant", "unsupported_grant_type", "temporarily_unavailable"
+]
+
+
+class TokenProblem(Problem):
+    """A problem document that is an error of OAuth 2.0, too (RFC 6749 section 5.2)."""
+
+    error: TokenErrorCode
+    error_description: str
 
 
 class SessionRead(BaseModel):
@@ -125,4 +148,6 @@ class SessionRead(BaseModel):
 class RevocationRequest(BaseModel):
     """A form as RFC 7009 section 2.1 describes it. The kind of token is seen without its hint."""
 
-    token: Secret[str] = Field(default_factory=lambda: Secret(""))
+    model_config = ConfigDict(json_schema_extra={"required": ["token"]})
+
+    token: Secret[SecretText] = NO_SECRET

@@ -21,6 +21,7 @@ from .schemas import (
     PasswordChange,
     RevocationRequest,
     Role,
+    TokenErrorCode,
     TokenRead,
     TokenRequest,
     UserCreate,
@@ -55,8 +56,24 @@ Account = Row[UUID, str, bool]
 class TokenError(BadRequest):
     """What OAuth2 clients understand: `error` is one of the words of RFC 6749 §5.2."""
 
-    def __init__(self, error: str, description: str) -> None:
+    type = "urn:problem-type:token-error"
+
+    def __init__(self, error: TokenErrorCode, description: str) -> None:
         super().__init__(description, error=error, error_description=description)
+
+
+class EmailTaken(Conflict):
+    type = "urn:problem-type:email-taken"
+    detail = "There is an account with this email address."
+
+
+class WeakPassword(Unprocessable):
+    type = "urn:problem-type:weak-password"
+
+
+class WrongPassword(Forbidden):
+    type = "urn:problem-type:wrong-password"
+    detail = "The current password is wrong."
 
 
 class Devices(Protocol):
@@ -96,7 +113,7 @@ class AuthService:
                 self._audit.record_on_commit(session, "sign_up", subject=user.id, role=role)
         except IntegrityError as error:
             self._audit.record_failure("sign_up", "address taken")
-            raise Conflict("There is an account with this email address.") from error
+            raise EmailTaken from error
         return user
 
     async def grant_token(self, request: TokenRequest, devices: Devices) -> TokenRead:
@@ -238,7 +255,7 @@ class AuthService:
         try:
             check_words(change.new_password.get_secret_value(), user.email)
         except ValueError as error:
-            raise Unprocessable(f"The new password {error}.") from None
+            raise WeakPassword(f"The new password {error}.") from None
         account = await self._find_account(user.email)
         throttle = Throttle(count_change(user.id))
         with self._recording_refusal("password_change", account):
@@ -246,7 +263,7 @@ class AuthService:
                 "password_change", account, change.current_password, throttle
             )
             if account is None:
-                raise Forbidden("The current password is wrong.")
+                raise WrongPassword
             hashed = await self._passwords.hash(change.new_password)
             await self._replace_password(account, hashed, throttle)
 

@@ -51,6 +51,8 @@ NEVER = datetime.fromtimestamp(0, UTC)
 
 
 class TooManyAttempts(TooManyRequests):
+    type = "urn:problem-type:too-many-attempts"
+
     def __init__(self, wait: timedelta) -> None:
         seconds = max(1, ceil(wait.total_seconds()))
         detail = f"There were too many attempts. Try again in {seconds} s."

@@ -60,6 +60,7 @@ class Tokens:
         return TokenRead(
             access_token=self._sign(TYPE, grant.session.user_id, now, expires, sid=sid),
             refresh_token=grant.refresh_token,
+            token_type="bearer",  # noqa: S106
             expires_in=int((expires - now).total_seconds()),
         )
 

@@ -27,6 +27,12 @@ class UserService:
         found = await self._session.scalars(query)
         return Page.of(found.all(), page.limit)
 
+    async def get(self, user_id: UUID) -> User:
+        user = await self._session.get(User, user_id)
+        if user is None:
+            raise NotFound(f"There is no user {user_id}.")
+        return user
+
     async def update(self, user_id: UUID, changes: AccountUpdate) -> User:
         """Change an account. To deactivate it ends its sessions; to activate it, also when it is
         active, allows log-ins again after too many failures.
@@ -43,7 +49,7 @@ class UserService:
         if user is None:
             raise NotFound(f"There is no user {user_id}.")
         role, was_active = user.role, user.is_active
-        for name, value in changes.model_dump(exclude_unset=True).items():
+        for name, value in changes.model_dump().items():
             setattr(user, name, value)
         await self._session.flush()
         if user.role != role:

@@ -16,5 +16,5 @@ class Item:
     id: UUID = field(default_factory=uuid7)
     name: str
     description: str
-    created_at: datetime = field(default_factory=utc_now)
-    updated_at: datetime = field(default_factory=utc_now)
+    created_at: datetime
+    updated_at: datetime
