@@ -16,6 +16,8 @@ async def test_a_created_item_can_be_read(client: AsyncClient) -> None:
     item = created.json()
     assert item["name"] == "Lamp"
     assert item["description"] == "Brass"
+    assert item["created_at"] == item["updated_at"]
+    assert created.headers["Location"] == f"/v1/items/{item['id']}"
 
     read = await client.get(f"/v1/items/{item['id']}")
     assert read.status_code == 200
