@@ -131,8 +131,8 @@ def test_the_readme_of_the_template_shows_the_default_service(
     own = (ROOT / "README.md").read_text()
     project = render(template, tmp_path / "project")
     rendered = (project / "docs" / "development.md").read_text()
-    for section in ("tree", "way of one request"):
-        pattern = rf"## The {section}.*?\n\n((?:    .*\n)+)"
+    for section in ("The tree", "Request lifecycle"):
+        pattern = rf"## {section}.*?\n\n((?:    .*\n)+)"
         shown, real = re.search(pattern, own), re.search(pattern, rendered)
         assert shown
         assert real
@@ -201,7 +201,7 @@ def test_the_way_of_one_request_names_what_is_there(project: Project) -> None:
 
 def test_paths_that_the_docs_name_exist(project: Project) -> None:
     docs = (project.path / "docs" / "development.md").read_text()
-    tree, rest = re.split(r"## The way of one request", docs)
+    tree, rest = re.split(r"## Request lifecycle", docs)
     folders = "src|tests|migrations|dev|docs"
     paths = set(re.findall(rf"(?<![\w/.])((?:{folders})/[\w/.*-]*)", rest))
     paths |= set(re.findall(rf"^    ((?:{folders})/[\w/.-]*)", tree, re.MULTILINE))
