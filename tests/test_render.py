@@ -185,9 +185,9 @@ def test_tasks_that_are_named_exist(project: Project) -> None:
     assert (".local/" in ignored) == any(".local/" in text for text in development)
 
 
-def test_the_way_of_one_request_names_what_is_there(project: Project) -> None:
-    way = read_section(project.path, "The way of one request")
-    steps = re.findall(r"^    (?:200, or )?((?:\w+\.)+\w+) ", way, re.MULTILINE)
+def test_the_request_lifecycle_names_what_is_there(project: Project) -> None:
+    lifecycle = read_section(project.path, "Request lifecycle")
+    steps = re.findall(r"^    (?:200, or )?((?:\w+\.)+\w+) ", lifecycle, re.MULTILINE)
     assert len(steps) >= 5
     for step in steps:
         *modules, last = step.split(".")

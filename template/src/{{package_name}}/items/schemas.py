@@ -8,7 +8,8 @@ class ItemCreate(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(min_length=1, max_length=200)
-    description: str = Field(default="", max_length=2000)
+    # A default in the OpenAPI document makes a field required in some generated clients.
+    description: str = Field(default_factory=str, max_length=2000)
 
 
 class ItemUpdate(BaseModel):
