@@ -83,6 +83,7 @@ def test_files_parse(project: Project) -> None:
 
 # The modules of distributions that are not called like them.
 MODULES = {
+    "typing_extensions": "typing-extensions",
     "argon2": "argon2-cffi",
     "dotenv": "python-dotenv",
     "email_validator": "email-validator",
