@@ -11,7 +11,7 @@ settings = get_settings()
 configure_logs(settings.log, settings.environment, sys.stdout)
 app = create_app(settings)
 
-# What is loaded now stays, and the collector need not look at it again and again: under load the
-# 99th percentile fell from 67 to 17 ms, measured.
+# Exclude everything that is loaded now from garbage collection. Under load, this reduced the 99th
+# percentile of response times from 67 to 17 ms.
 gc.collect()
 gc.freeze()

@@ -43,10 +43,10 @@ class Page(Generic[Record]):
     next: UUID | None
 
     @classmethod
-    def of(cls, found: Sequence[Record], limit: int) -> "Page[Record]":
-        """Cut a page from up to `limit + 1` records: one too many tells of another page."""
-        items = found[:limit]
-        return cls(items, items[-1].id if len(found) > limit else None)
+    def of(cls, records: Sequence[Record], limit: int) -> "Page[Record]":
+        """Make a page of up to `limit + 1` records. With one too many there is another page."""
+        items = records[:limit]
+        return cls(items, items[-1].id if len(records) > limit else None)
 
 
 class PageRead(BaseModel, Generic[Schema]):

@@ -1,7 +1,7 @@
-"""How a command ends: soon after SIGINT or SIGTERM, with the exit code of a shell.
+"""Ends a command after SIGINT or SIGTERM, with exit code 130 or 143 as in a shell.
 
-The first process of a container ignores a signal for which it has no handler, and Python has one
-for SIGINT only. Importing this module installs them, so that a signal counts from then on.
+Importing this module installs the handlers. They are necessary since process 1 of a container
+ignores signals without a handler, and Python has a handler for SIGINT only.
 """
 
 import os
@@ -9,12 +9,12 @@ import signal
 import sys
 from types import FrameType
 
-PATIENCE = 5  # seconds for what has to be closed, such as a connection to a frozen server
+CLEANUP = 5  # seconds to close connections, which a frozen server may not acknowledge
 
 
 def end(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGALRM, lambda *_: os._exit(128 + number))
-    signal.alarm(PATIENCE)
+    signal.alarm(CLEANUP)
     sys.exit(128 + number)
 
 

@@ -1,4 +1,4 @@
-"""The command that all of the database needs, and what the commands of features share."""
+"""`migrate`, and what the commands of features share."""
 
 import os
 import re
@@ -23,7 +23,7 @@ READ_BY_DRIVER = re.compile("PG(HOST|PORT|USER|PASSWORD|PASSFILE|KRBSRVNAME|GSSL
 
 
 class DatabaseEnvironment(Environment):
-    """What a command reads that needs the database only."""
+    """The settings of a command that needs the database only."""
 
     log: LogSettings
     database: DatabaseSettings
@@ -32,7 +32,7 @@ class DatabaseEnvironment(Environment):
 @click.command()
 @click.option("--remove", metavar="BRANCH", help="Drop the tables of a branch, with their rows.")
 def migrate(remove: str | None) -> None:
-    """Bring the database to the newest schema. When two run at once, the second waits."""
+    """Update the database to the newest schema. If two of them run, the second one waits."""
     settings = read_settings(DatabaseEnvironment)
     configure_logs(settings.log, settings.environment)
     with explain_errors(settings.database.url):
@@ -43,9 +43,9 @@ def migrate(remove: str | None) -> None:
 
 
 async def check_database(settings: DatabaseSettings) -> None:
-    """Raise `MigrationError` for a wrong schema, and `Unreachable` for what no time can heal.
+    """Raise `MigrationError` for a wrong schema, and `Unreachable` for an invalid address.
 
-    /health/ready asks a database that is away.
+    Log a warning if the database is unreachable: the service starts, and is not ready until then.
     """
     try:
         async with open_database(settings) as database:
@@ -55,13 +55,13 @@ async def check_database(settings: DatabaseSettings) -> None:
     except Unavailable as error:
         cause = error.__cause__ or error
         if isinstance(cause, ValueError | LookupError) and not isinstance(cause, OSError):
-            raise  # a host or a variable such as PGPORT that makes no sense
-        logger.warning("the database is away", cause=describe(cause))
+            raise  # an invalid host, or an invalid variable such as PGPORT
+        logger.warning("the database is unreachable", cause=describe(cause))
 
 
 @contextmanager
 def explain_errors(url: URL) -> Generator[None]:
-    """Say in a sentence what is wrong with the database."""
+    """Convert errors of the database to errors of the command line."""
     try:
         yield
     except SchemaBehindError as error:
@@ -87,5 +87,5 @@ def explain_errors(url: URL) -> Generator[None]:
             f"Cannot connect to {server}: {error.__cause__}. {hint}"
         ) from None
     except DBAPIError as error:
-        message, *_ = str(error.driver_exception).splitlines()  # not the row, which comes after it
+        message, *_ = str(error.driver_exception).splitlines()  # the other lines contain the row
         raise click.ClickException(f"{url} says: {message}") from None

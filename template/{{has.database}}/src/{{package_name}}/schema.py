@@ -1,7 +1,7 @@
-"""The schema of the database: the migrations in `migrations/` of the working directory.
+"""Applies, checks and removes the migrations in `migrations/` of the working directory.
 
-They are Alembic branches: one for each feature that has tables, and `app` for the team. The id of a
-revision begins with its branch, as in `app_0123456789ab`.
+They are Alembic branches: one for each feature with tables, and `app` for the team. The id of a
+revision starts with the name of its branch, as in `app_0123456789ab`.
 """
 
 import ast
@@ -26,15 +26,15 @@ from sqlalchemy import URL, Column, Connection, MetaData, String, Table, func, i
 from .errors import Unavailable
 
 TEAM = "app"
-# Where Alembic records what it has applied.
+# Alembic's table of applied revisions.
 VERSIONS = Table("alembic_version", MetaData(), Column("version_num", String))
 RECORD = TypeAdapter(dict[str, list[str]])
-# What Alembic's commands that migrate nothing are configured with.
+# Options of Alembic's commands that change no schema.
 READ_ONLY = ("as_sql", "dont_mutate", "revision_context")
 
 
 class MigrationError(Unavailable):
-    """The migrations do not fit the database. A sentence says why."""
+    """The migrations do not match the database. The text says why."""
 
 
 class SchemaBehindError(MigrationError):
@@ -42,18 +42,18 @@ class SchemaBehindError(MigrationError):
 
 
 def migrate(url: URL) -> None:
-    """Apply all migrations that the database lacks.
+    """Apply all migrations that are missing in the database.
 
-    Raise `MigrationError` when there are none, or when they do not fit the database.
+    Raise `MigrationError` if there are no migrations, or if they do not match the database.
     """
     with alembic_errors():
         alembic.command.upgrade(make_config(url), "heads")
 
 
 def remove_branch(url: URL, branch: str) -> None:
-    """Revert the migrations of a branch, which drops its tables with the rows in them.
+    """Revert the migrations of a branch, which drops its tables and their rows.
 
-    Raise `MigrationError` when there is no such branch, or when another one depends on it.
+    Raise `MigrationError` if there is no such branch, or if another one depends on it.
     """
     with alembic_errors():
         config = make_config(url)
@@ -65,7 +65,7 @@ def remove_branch(url: URL, branch: str) -> None:
             base = f"{branch}@base"
             steps: list[MigrationStep] = []
             for script in scripts.iterate_revisions(heads, base, select_for_downgrade=True):
-                if not is_of(branch, script):
+                if not belongs_to(branch, script):
                     raise MigrationError(
                         f"The branch {branch} cannot be removed: {script.revision} depends on it"
                     )
@@ -77,10 +77,11 @@ def remove_branch(url: URL, branch: str) -> None:
 
 
 def check_schema(connection: Connection) -> None:
-    """Raise `SchemaBehindError` if the database lacks a migration of those in `migrations/`.
+    """Raise `SchemaBehindError` if a migration of `migrations/` is missing in the database.
 
-    A branch with a revision that is not there is ahead: a newer version of the service runs, too.
-    Raise `MigrationError` if there is no such branch: the database belongs to something else.
+    A revision of the database that is not in `migrations/` is accepted if its branch is known: a
+    newer version of the service has applied it. Raise `MigrationError` if its branch is unknown: it
+    is the database of another service.
     """
     logging.getLogger("alembic").setLevel(logging.WARNING)
     with alembic_errors():
@@ -113,7 +114,7 @@ def alembic_errors() -> Generator[None]:
         yield
     except (CommandError, RevisionError) as error:
         raise MigrationError(
-            f"{error}. It takes pyproject.toml and migrations/ of the version that is to run"
+            f"{error}. Are pyproject.toml and migrations/ those of the version that should run?"
         ) from None
 
 
@@ -123,7 +124,7 @@ def list_branches(scripts: ScriptDirectory) -> set[str]:
 
 @cache
 def find_tables(scripts: ScriptDirectory) -> dict[str, Script]:
-    """Find the migration that creates each table."""
+    """Return the migration that creates each table."""
     tables: dict[str, Script] = {}
     for script in scripts.walk_revisions():
         for node in ast.walk(ast.parse(Path(script.path).read_text())):
@@ -137,14 +138,14 @@ def find_tables(scripts: ScriptDirectory) -> dict[str, Script]:
     return tables
 
 
-def is_of(branch: str, script: Script) -> bool:
-    """Whether it is the branch's own, and not a migration of the team that was put on top of it."""
+def belongs_to(branch: str, script: Script) -> bool:
+    """Return whether a migration is the branch's own, not one of the team that is based on it."""
     is_own = script.is_base or script.revision.startswith(f"{branch}_")
     return branch in script.branch_labels and (is_own or branch == TEAM)
 
 
 def list_revisions(scripts: ScriptDirectory, heads: Iterable[str]) -> set[str]:
-    """List revisions with all that they build and depend on."""
+    """List revisions and all revisions that they are based on or depend on."""
     return {script.revision for head in heads for script in scripts.walk_revisions(head=head)}
 
 
@@ -160,11 +161,12 @@ def read_record(connection: Connection) -> dict[str, list[str]]:
 def recording(
     connection: Connection | None, context: MigrationContext, scripts: ScriptDirectory
 ) -> Generator[None]:
-    """Keep in a comment of Alembic's table which revisions each of its rows implies.
+    """Record in a comment on Alembic's table which revisions each of its rows implies.
 
-    Alembic has no row for a branch on which another one depends: the file of the latter says that
-    it is applied. An older version of the service lacks that file, though. And when the team's
-    migrations no longer depend on a branch, which can be removed then, it needs a row again.
+    If a branch depends on another one, Alembic deletes the row of the other one: the migration
+    files show that it is applied. An older version of the service does not have these files, so it
+    reads the comment. If migrations of the team stop depending on a branch, its row is inserted
+    again.
     """
     if connection is None or any(context.opts.get(name) for name in READ_ONLY):
         yield

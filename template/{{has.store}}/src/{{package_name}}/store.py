@@ -1,4 +1,4 @@
-"""Where the service keeps its data: in memory, until a real store takes this place."""
+"""A store in memory, to be replaced by a real one."""
 
 from collections import defaultdict
 from collections.abc import AsyncGenerator
@@ -12,10 +12,7 @@ T = TypeVar("T")
 
 
 class Store:
-    """Records by class, partition and id, in the order in which they were added.
-
-    They end with the process.
-    """
+    """Keeps records by class, partition and id, in insertion order, until the process ends."""
 
     def __init__(self) -> None:
         self._records: defaultdict[tuple[type, str], dict[UUID, Any]] = defaultdict(dict)

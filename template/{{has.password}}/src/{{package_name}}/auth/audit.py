@@ -1,8 +1,8 @@
-"""The audit trail: a line in the log for each event that decides who may do what.
+"""The audit trail: log lines about accounts, logins and roles.
 
-`docs/authentication.md` lists the events. They have a logger of their own, whose lines are written
-whatever LOG_LEVEL says. They hold ids and addresses, and never what was sent as a credential: an
-email address that has no account may be a password in the wrong field.
+`docs/authentication.md` lists the events. They have a logger of their own and are written at every
+LOG_LEVEL. They contain ids and IP addresses, but nothing that was sent as a credential. That
+includes unknown email addresses: somebody may type a password into the wrong field.
 """
 
 import logging
@@ -33,7 +33,7 @@ Event = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Where a request comes from; all of it is empty for a command."""
+    """Where a request comes from. All fields are empty for a command."""
 
     address: str = ""
     network: str = ""  # the address, or the /64 of an IPv6 address
@@ -42,7 +42,7 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """Records what a client does, and as whom: `actor` is None until it has proved who it is."""
+    """Records events of a client. `actor` is None until the client has authenticated."""
 
     client: Client = Client()
     actor: UUID | None = None
@@ -50,7 +50,7 @@ class Audit:
     def record_on_commit(
         self, session: AsyncSession, event: Event, *, subject: UUID, **details: object
     ) -> None:
-        """Record what the transaction does, unless it is rolled back."""
+        """Record an event when the transaction commits, and not if it is rolled back."""
 
         def record(_session: object) -> None:
             self._record(event, subject, result="success", **details)
@@ -70,5 +70,5 @@ class Audit:
         )
 
 
-# For what no request does: commands, and the clean-up.
+# For commands and the clean-up, which are no requests.
 INTERNAL = Audit()

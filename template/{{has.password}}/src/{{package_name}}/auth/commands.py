@@ -1,4 +1,4 @@
-"""What the command line does to accounts: sign-up only makes ordinary users."""
+"""The commands for accounts: administrators, locked accounts, expired rows."""
 
 import asyncio
 import sys
@@ -28,9 +28,9 @@ class AuthEnvironment(DatabaseEnvironment):
 @click.command()
 @click.argument("email")
 def create_admin(email: str) -> None:
-    """Add an account that may administer the others.
+    """Add an account with the role of an administrator.
 
-    The password is asked for, or read from a pipe.
+    Asks for the password, or reads it from a pipe.
     """
     settings = read_settings(AuthEnvironment)
     configure_logs(settings.log, settings.environment)
@@ -63,7 +63,7 @@ def ask_password() -> str:
 @click.command()
 @click.argument("email")
 def unlock(email: str) -> None:
-    """Allow log-ins to an account again after too many failures."""
+    """Allow logins to an account again after too many failures."""
     settings = read_settings(DatabaseEnvironment)
     configure_logs(settings.log, settings.environment)
     with explain_errors(settings.database.url):
@@ -85,12 +85,12 @@ async def unlock_account(settings: DatabaseEnvironment, email: str) -> bool:
 
 @click.command()
 def delete_expired() -> None:
-    """Delete what has expired: login sessions, and counted attempts. `serve` does so, too."""
+    """Delete expired login sessions and counters. `serve` does this, too."""
     settings = read_settings(DatabaseEnvironment)
     configure_logs(settings.log, settings.environment)
     with explain_errors(settings.database.url):
         count = asyncio.run(delete_expired_rows(settings))
-    click.echo(f"{count} expired sessions and counters are deleted.")
+    click.echo(f"{count} expired sessions and counters were deleted.")
 
 
 async def delete_expired_rows(settings: DatabaseEnvironment) -> int:

@@ -18,7 +18,7 @@ class User(Base):
     is_active: Mapped[bool] = mapped_column(default=True)
 
 
-# The `id` of the principal to whom a row belongs.
+# The id of the user who owns a row.
 OwnerId = Annotated[UUID, mapped_column(ForeignKey("users.id", ondelete="CASCADE"))]
 
 
@@ -28,7 +28,7 @@ class UserSession(Base):
     __tablename__ = "user_sessions"
 
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
-    # SHA-256 of the two parts of the refresh token: enough, since both are random.
+    # SHA-256 of the two parts of the refresh token. They are random, so no slow hash is needed.
     family_hash: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
     token_hash: Mapped[bytes] = mapped_column(LargeBinary)
     user_agent: Mapped[str] = mapped_column(String(200))
@@ -36,7 +36,7 @@ class UserSession(Base):
 
 
 class Attempts(Base):
-    """How often something was tried that is limited; see `throttle.py`."""
+    """A counter of attempts; see `throttle.py`."""
 
     __tablename__ = "attempts"
 

@@ -15,28 +15,28 @@ MIN_LENGTH = 12
 MAX_LENGTH = 128
 MAX_RAW_LENGTH = 1024  # before normalization, which composes characters
 
-# Of those that are long enough: what is tried first.
-COMMONEST = frozenset(Path(__file__).with_name("commonest_passwords.txt").read_text().split())
-# Keys that are beside each other, or follow each other.
+# The most common passwords that are long enough.
+COMMON = frozenset(Path(__file__).with_name("common_passwords.txt").read_text().split())
+# Characters that follow each other in the alphabet or on a keyboard.
 ROWS = ("abcdefghijklmnopqrstuvwxyz", "01234567890", "qwertyuiop", "asdfghjkl", "zxcvbnm")
 ROWS += ("1qaz", "2wsx", "3edc", "4rfv", "5tgb", "6yhn", "7ujm", "8ik", "9ol")
 PREDICTABLE = {pair for row in ROWS for way in (row, row[::-1]) for pair in pairwise(way)}
-MIN_STEPS = 7  # from one character to another, which are neither predictable nor repeated
-MIN_WORD = 4  # characters: shorter words are in many passwords by chance
+MIN_STEPS = 7  # different pairs of characters that are not predictable
+MIN_WORD = 4  # characters: many passwords contain shorter words by chance
 
 OWASP = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
 
 
 class Passwords:
-    """Hashes in a few worker threads: each hash takes 19 MiB, some 30 ms, and a processor.
+    """Hashes in a few worker threads. A hash takes 19 MiB and about 30 ms of a processor.
 
-    Call it while no database connection is held.
+    Do not hold a database connection while you call it.
     """
 
     def __init__(self, hasher: PasswordHasher = OWASP) -> None:
         self._hasher = hasher
-        # One processor is left to the event loop, which is four times as late without it. Four at
-        # most, since a container may have fewer than it sees.
+        # Leave one processor to the event loop, which is delayed four times as long without it. Use
+        # four at most, since a container may have fewer processors than it sees.
         self._limiter = CapacityLimiter(max(1, min(4, (os.cpu_count() or 1) - 1)))
         self._nobody = hasher.hash(token_hex())
 
@@ -46,7 +46,7 @@ class Passwords:
         )
 
     async def verify(self, password: Secret[str], hashed: str | None) -> bool:
-        """Take as long for no hash as for one: time must not tell who has an account."""
+        """Without a hash, verify against another one: the time must not reveal an account."""
         return await to_thread.run_sync(
             self._verify, password.get_secret_value(), hashed, limiter=self._limiter
         )
@@ -59,12 +59,12 @@ class Passwords:
             return False
 
     def is_outdated(self, hashed: str) -> bool:
-        """Whether the parameters have changed since."""
+        """Return whether the parameters have changed since the hash was made."""
         return self._hasher.check_needs_rehash(hashed)
 
 
 def normalize(password: str) -> str:
-    """The same characters, whatever keyboard and system composed them (NIST SP 800-63B)."""
+    """Return the same characters for each keyboard and system (NIST SP 800-63B)."""
     return unicodedata.normalize("NFKC", password[:MAX_RAW_LENGTH])
 
 
@@ -74,7 +74,7 @@ def check_password(password: str) -> str:
     if not MIN_LENGTH <= len(normalized) <= MAX_LENGTH:
         raise ValueError(f"should have {MIN_LENGTH} to {MAX_LENGTH} characters")
     folded = normalized.casefold()
-    if folded in COMMONEST:
+    if folded in COMMON:
         raise ValueError("is one of the passwords that are guessed first")
     if folded in (folded + folded)[1:-1] or len(find_steps(folded)) < MIN_STEPS:
         raise ValueError("repeats itself, or follows the alphabet or the keyboard")
@@ -83,7 +83,7 @@ def check_password(password: str) -> str:
 
 
 def find_steps(password: str) -> set[tuple[str, str]]:
-    """Find the pairs of characters of which the second does not follow from those before it."""
+    """Return the pairs whose second character cannot be predicted from those before it."""
     steps: set[tuple[str, str]] = set()
     distance = 0
     for pair in pairwise(password):
@@ -95,9 +95,9 @@ def find_steps(password: str) -> set[tuple[str, str]]:
 
 
 def check_words(password: str, email: str = "") -> None:
-    """Raise `ValueError` for a password with the email address or the name of the service in it.
+    """Raise `ValueError` if the password contains the email address or the name of the service.
 
-    Letters and digits count, so that no sign hides the word.
+    Only letters and digits are compared, so punctuation does not hide a word.
     """
     local_part = email.partition("@")[0]
     service = __name__.partition(".")[0]

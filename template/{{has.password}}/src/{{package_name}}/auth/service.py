@@ -54,7 +54,7 @@ Account = Row[UUID, str, bool]
 
 
 class TokenError(BadRequest):
-    """What OAuth2 clients understand: `error` is one of the words of RFC 6749 §5.2."""
+    """An error in the format of OAuth 2.0 (RFC 6749 section 5.2)."""
 
     type = "urn:problem-type:token-error"
 
@@ -77,7 +77,7 @@ class WrongPassword(Forbidden):
 
 
 class Devices(Protocol):
-    """Where a client keeps its device tokens, from one log-in to the next."""
+    """Where a client keeps its device tokens between logins."""
 
     def get(self, user_id: UUID) -> str: ...
 
@@ -85,8 +85,10 @@ class Devices(Protocol):
 
 
 class AuthService:
-    """Opens its own short transactions: none waits while a password is hashed, and what an attack
-    has set off is committed although the attacker is answered with an error.
+    """Opens short transactions of its own, unlike other services, for two reasons.
+
+    No transaction is open while a password is hashed. And the consequences of an attack, such as a
+    counted failure or a revoked session, are committed although the response is an error.
     """
 
     def __init__(self, database: Database, auth: Auth, audit: Audit = INTERNAL) -> None:
@@ -97,7 +99,7 @@ class AuthService:
         self._audit = audit
 
     async def sign_up(self, new: UserCreate) -> User:
-        """Say when an address is taken, since nobody is asked by mail, but not many times."""
+        """Make an account. Raise `EmailTaken`, which is limited, since it reveals an account."""
         throttle = Throttle(*count_networks(SIGN_UP, "sign-up", self._audit.client.network))
         with self._recording_refusal("sign_up"):
             await self._count(throttle)
@@ -138,23 +140,23 @@ class AuthService:
             account = await self._find_account(email)
             throttle = await self._make_throttle(email or request.username, account, devices)
             with self._recording_refusal("login", account):
-                checked = await self._check_password("login", account, request.password, throttle)
-                if checked is None:
+                account = await self._check_password("login", account, request.password, throttle)
+                if account is None:
                     break
-                tokens = await self._start_session(checked, request.password, throttle, devices)
+                tokens = await self._start_session(account, request.password, throttle, devices)
             if tokens:
                 return tokens
-            # The account has changed while its password was checked, which takes a while.
+            # The account has changed while its password was checked: try again.
         raise TokenError("invalid_grant", "The email address or the password is wrong.")
 
     async def _find_account(self, email: str) -> Account | None:
-        """Read it on the writer: a replica may not know a new account yet."""
+        """Read from the writer, since a replica may not have a new account yet."""
         return await self._database.read_row(FIND_ACCOUNT, {"email": email}, trust_replica=False)
 
     async def _make_throttle(
         self, name: str, account: Account | None, devices: Devices
     ) -> Throttle:
-        """Count an attempt with the known devices of the account, or with those of strangers."""
+        """Return the counter of known devices for a known device, else those of all others."""
         if account and self._is_known(account, devices):
             known = Throttle(count_devices(account.id))
             async with self._database.write.begin() as session:
@@ -170,7 +172,7 @@ class AuthService:
     async def _check_password(
         self, event: Event, account: Account | None, password: Secret[str], throttle: Throttle
     ) -> Account | None:
-        """Return the account if the password is right; take the same time if there is none."""
+        """Return the account if the password is right. Takes the same time without an account."""
         async with self._database.write.begin() as session:
             wait = await throttle.check(session)
         if wait:
@@ -237,7 +239,7 @@ class AuthService:
         return self._tokens.issue(grant)
 
     async def revoke(self, request: RevocationRequest) -> None:
-        """End the session of a token of either kind; one that is not valid has none (RFC 7009)."""
+        """End the session of an access token or a refresh token. Ignore invalid ones (RFC 7009)."""
         token = request.token.get_secret_value()
         if not token:
             raise TokenError("invalid_request", "The token is missing.")
@@ -250,7 +252,7 @@ class AuthService:
             await sessions.end(session, audit, "logged out", condition)
 
     async def change_password(self, user: Caller, change: PasswordChange) -> None:
-        """End every session, too, and so every access token."""
+        """Change the password and end all login sessions, which revokes their access tokens."""
         self._audit = replace(self._audit, actor=user.id)
         try:
             check_words(change.new_password.get_secret_value(), user.email)
@@ -280,8 +282,8 @@ class AuthService:
                 raise Conflict("The password was changed meanwhile.")
             await throttle.reset(session)
             self._audit.record_on_commit(session, "password_change", subject=account.id)
-            mine = UserSession.user_id == account.id
-            await sessions.end(session, self._audit, "password changed", mine)
+            condition = UserSession.user_id == account.id
+            await sessions.end(session, self._audit, "password changed", condition)
 
     async def identify(self, token: str, *, trust_replica: bool = False) -> Caller:
         """Return the active user whose access token this is, or raise `InvalidToken`."""
@@ -291,7 +293,7 @@ class AuthService:
         if trust_replica:
             row = await self._database.read_row(FIND_CALLER, key)
         if row is None:
-            # A replica that lags behind may not know the session yet.
+            # A replica may not have the session yet.
             row = await self._database.read_row(FIND_CALLER, key, trust_replica=False)
         if row is None:
             raise InvalidToken
@@ -305,10 +307,10 @@ class AuthService:
 
 
 async def refuse_late(session: AsyncSession, throttle: Throttle) -> None:
-    """Raise `TooManyAttempts` if others have failed while this password was checked.
+    """Raise `TooManyAttempts` if other attempts have failed while this password was checked.
 
-    Of many guesses at once, no more are answered than of as many in a row, and a right one that is
-    late counts like a wrong one. That is committed, although an error follows.
+    So parallel guesses have no advantage, and a right guess that comes too late counts as a failure.
+    The count is committed before the error is raised.
     """
     if wait := await throttle.check(session):
         await throttle.count(session)

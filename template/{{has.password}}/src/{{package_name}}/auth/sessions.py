@@ -1,11 +1,11 @@
-"""Login sessions and their refresh tokens, each of which works once and yields the next (RFC 9700).
+"""Login sessions and their refresh tokens, which are rotated (RFC 9700 section 4.14).
 
-A refresh token has two parts. The first is the same for the whole session, the second is new each
-time. So a token of which only the second part is wrong is one that was used before, however long
-ago; and a session needs a single row, which is quickly found, changed and deleted.
+A refresh token has two parts. The first one identifies the session and never changes, the second
+one is new after each use. A token with a known first part and a wrong second part was used before.
+So a session is a single row, however often its token is used.
 
-The functions work in the transaction of their caller, who has to commit it also when there is an
-error to raise: a session that a stolen token has ended must not come back.
+The functions use the transaction of the caller, who has to commit it before an error is raised:
+otherwise a session that was ended because of a stolen token would exist again.
 """
 
 from datetime import datetime, timedelta
@@ -40,10 +40,10 @@ class Grant(NamedTuple):
 async def start(
     session: AsyncSession, audit: Audit, user_id: UUID, settings: AuthSettings
 ) -> Grant:
-    """Begin a session. When there are too many, the one that was not used for longest ends."""
+    """Start a session. If the user has too many, end the least recently used ones."""
     family, secret = token_urlsafe(16), token_urlsafe(32)
     now = utc_now()
-    started = UserSession(
+    login = UserSession(
         user_id=user_id,
         family_hash=hash_token(family),
         token_hash=hash_token(secret),
@@ -51,19 +51,19 @@ async def start(
         created_at=now,
         expires_at=find_end(now, settings),
     )
-    session.add(started)
+    session.add(login)
     await session.flush()
     excess = select(UserSession.id).where(
         UserSession.user_id == user_id, UserSession.expires_at > now
     )
     excess = excess.order_by(UserSession.updated_at.desc()).offset(settings.max_sessions)
     await end(session, audit, "too many sessions", UserSession.id.in_(excess.limit(BATCH)))
-    return Grant(started, f"{family}.{secret}")
+    return Grant(login, f"{family}.{secret}")
 
 
-def find_end(begun: datetime, settings: AuthSettings) -> datetime:
-    """When a session that is used now ends, unless it is used again."""
-    end = begun + timedelta(seconds=settings.refresh_token_lifetime)
+def find_end(created_at: datetime, settings: AuthSettings) -> datetime:
+    """Return when a session that is used now expires, unless it is used again."""
+    end = created_at + timedelta(seconds=settings.refresh_token_lifetime)
     if settings.session_idle_timeout is None:
         return end
     return min(end, utc_now() + timedelta(seconds=settings.session_idle_timeout))
@@ -72,13 +72,13 @@ def find_end(begun: datetime, settings: AuthSettings) -> datetime:
 async def rotate(
     session: AsyncSession, audit: Audit, token: str, settings: AuthSettings
 ) -> Grant | None:
-    """Exchange a refresh token for the next one; None for one that is not valid.
+    """Exchange a refresh token for the next one, or return None if it is not valid.
 
-    A used one ends its session: two have it, and nobody can tell who of them is the thief. Raise
-    `TooManyAttempts` for a session that is refreshed all the time.
+    A token that was used before ends its session, since it may be stolen. Raise `TooManyAttempts`
+    if the session is refreshed too often.
     """
     family, _, secret = token.partition(".")
-    # The lock lets one request at a time see and change the session.
+    # Of parallel requests with one token, the lock lets only the first one rotate it.
     statement = (
         select(UserSession)
         .join(User)
@@ -102,20 +102,17 @@ async def rotate(
 
 
 def has_token(token: str) -> ColumnElement[bool]:
-    """Select the session of a refresh token, also of one that was used before."""
+    """Match the session of a refresh token, also if the token was used before."""
     return UserSession.family_hash == hash_token(token.partition(".")[0])
 
 
 async def end(
     session: AsyncSession, audit: Audit, reason: str, *conditions: ColumnElement[bool]
 ) -> int:
-    """End sessions: their refresh tokens and access tokens are worth nothing any more.
-
-    Return how many there were.
-    """
+    """End sessions, which revokes their refresh tokens and access tokens. Return how many."""
     statement = delete(UserSession).where(*conditions)
-    ended = await session.execute(statement.returning(UserSession.id, UserSession.user_id))
-    rows = ended.all()
+    result = await session.execute(statement.returning(UserSession.id, UserSession.user_id))
+    rows = result.all()
     for row in rows:
         audit.record_on_commit(
             session, "session_end", subject=row.user_id, session_id=str(row.id), reason=reason
@@ -124,7 +121,7 @@ async def end(
 
 
 async def delete_expired(database: Database) -> int:
-    """Delete expired sessions and counters, in short transactions. Return how many there were."""
+    """Delete expired sessions and counters in short transactions. Return how many."""
     deleted = 0
     for delete_batch in (delete_expired_attempts, delete_expired_sessions):
         count = BATCH
@@ -146,7 +143,7 @@ async def delete_expired_sessions(session: AsyncSession) -> int:
 
 
 def select_expired(model: type[UserSession | Attempts]) -> Select[UUID]:
-    """Leave what another request uses at the moment to the next time."""
+    """Skip rows that another transaction has locked: they are deleted the next time."""
     expired = select(model.id).where(model.expires_at < utc_now())
     return expired.limit(BATCH).with_for_update(skip_locked=True)
 
@@ -184,6 +181,6 @@ class SessionService:
         return Page.of(rows, page.limit)
 
     async def end(self, session_id: UUID) -> None:
-        mine = UserSession.id == session_id, UserSession.user_id == self._user.id
-        if not await end(self._session, self._audit, "ended by its user", *mine):
+        conditions = UserSession.id == session_id, UserSession.user_id == self._user.id
+        if not await end(self._session, self._audit, "ended by its user", *conditions):
             raise NotFound(f"You have no session {session_id}.")

@@ -45,9 +45,9 @@ async def open_auth(settings: AuthSettings, database: Database) -> AsyncGenerato
 
 
 async def clean_up(database: Database, interval: int) -> None:
-    """Delete what has expired, again and again, for as long as the process lives."""
+    """Delete expired sessions and counters at intervals, until the task is cancelled."""
     while True:
-        await asyncio.sleep(interval * uniform(0.5, 1.5))  # not all processes at once  # noqa: S311
+        await asyncio.sleep(interval * uniform(0.5, 1.5))  # processes take turns  # noqa: S311
         try:
             await sessions.delete_expired(database)
         except Exception as error:

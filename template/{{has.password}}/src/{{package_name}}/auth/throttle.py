@@ -1,11 +1,11 @@
-"""Limits for attempts to log in, to sign up and to refresh: further ones have to wait.
+"""Limits how often somebody can try to log in, to sign up and to refresh tokens.
 
-They are counted in the database, so all processes count together. What is answered never depends on
-whether an account exists: attempts at unknown addresses are counted, too.
+Attempts are counted in the database, so the count is the same in all processes. Attempts to log in
+to an unknown address are counted, too, so responses do not reveal which accounts exist.
 
-A client that has logged in to an account before proves it with a device token, and is not counted
-with the others: who guesses at the account, or shares the client's network, does not lock it out.
-OWASP calls the protocol "device cookies".
+A client that has logged in to an account before has a device token for it and a counter of its own.
+Nobody else can lock it out by guessing the password or by using the same network. OWASP calls this
+"device cookies".
 """
 
 from contextlib import suppress
@@ -27,10 +27,10 @@ from .models import Attempts
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """After `free` attempts the wait is 1, 2, 4 ... seconds, `longest` at most.
+    """After `free` attempts the client has to wait 1, 2, 4 ... seconds, `longest` at most.
 
-    They are forgotten at the end of the `window`, which begins with the first one. With `most`, it
-    begins again with each one, and after `most` attempts there is no other before its end.
+    The count is reset when the `window` ends, which starts with the first attempt. With `most`,
+    each attempt starts the window anew, and after `most` attempts there is none until it ends.
     """
 
     free: int
@@ -42,7 +42,7 @@ class Limit:
 # NIST SP 800-63B ("Rate Limiting"): at most 100 failures in a row.
 ACCOUNT = Limit(free=5, longest=60, window=timedelta(days=30), most=100)
 NETWORK = Limit(free=20, longest=600)
-# Whoever has one IPv6 network often has a whole /48 of them.
+# Customers of a provider often have a whole /48, which is 65,536 networks.
 WIDE_NETWORK = Limit(free=40, longest=600)
 SIGN_UP = Limit(free=20, longest=600)
 REFRESH = Limit(free=60, longest=60)
@@ -66,7 +66,7 @@ class Counter:
 
 
 def make_counter(limit: Limit, *parts: str) -> Counter:
-    """Hash what is counted, so that the table does not tell who tried what."""
+    """Hash what is counted, so that the table contains no email addresses and no IP addresses."""
     return Counter(sha256("\0".join(parts).encode(errors="surrogatepass")).digest(), limit)
 
 
@@ -75,12 +75,12 @@ def count_account(email: str) -> Counter:
 
 
 def count_devices(user_id: UUID) -> Counter:
-    """Count attempts with any device token of an account together."""
+    """Count the attempts with device tokens of an account, all devices together."""
     return make_counter(ACCOUNT, "devices", str(user_id))
 
 
 def count_change(user_id: UUID) -> Counter:
-    """Count changes of a password, which a thief of an access token may try."""
+    """Count attempts to change a password, which somebody with a stolen access token may try."""
     return make_counter(ACCOUNT, "change", str(user_id))
 
 
@@ -98,13 +98,16 @@ def count_networks(limit: Limit, kind: str, network: str) -> list[Counter]:
 
 
 class Throttle:
-    """The counters of one attempt, networks first. Any of them can block it."""
+    """The counters of one attempt, those of networks first. Each of them can block it."""
 
     def __init__(self, *counters: Counter) -> None:
         self._counters = counters
 
     async def check(self, session: AsyncSession) -> timedelta | None:
-        """Return how long the attempt has to wait. Those of a blocked network count."""
+        """Return how long the attempt has to wait, or None.
+
+        An attempt from a blocked network counts for that network, so its next wait is longer.
+        """
         now = utc_now()
         keys = [counter.key for counter in self._counters]
         blocked = select(Attempts.key, Attempts.blocked_until).where(
@@ -117,10 +120,10 @@ class Throttle:
         return max(waits.values(), default=None)
 
     async def count(self, session: AsyncSession) -> timedelta | None:
-        """Count an attempt, which the caller has to commit. Return the wait if it came too early.
+        """Count an attempt. Return how long it should have waited, or None. The caller commits.
 
-        Of many attempts at once, the later ones come too early: they are refused whatever they
-        guess. A network that is blocked adds nothing to the count of an account.
+        Of many parallel attempts, all but the first ones should have waited. They are refused, even
+        with the right password. A blocked network adds nothing to the count of an account.
         """
         for counter in self._counters:
             if wait := await self._count(session, counter):
@@ -133,7 +136,7 @@ class Throttle:
         end = now + limit.window
         has_expired = Attempts.expires_at <= now
         is_early = Attempts.blocked_until > now
-        # Attempts that come too early do not count towards `most`: else one burst would use it up.
+        # Early attempts do not count towards `most`. Otherwise one burst would reach it.
         is_counted = case((is_early, 0), else_=1) if limit.most else 1
         next_end = case((is_early, Attempts.expires_at), else_=end)
         statement = (
@@ -164,7 +167,7 @@ class Throttle:
         await session.execute(statement.values(blocked_until=until, expires_at=expires_at))
 
     async def reset(self, session: AsyncSession) -> int:
-        """Forget failures in a row, but not those of a network. Return how many counters it had."""
+        """Reset the counters of accounts and devices, not those of networks. Return how many."""
         keys = [counter.key for counter in self._counters if counter.limit.most]
         statement = delete(Attempts).where(Attempts.key.in_(keys)).returning(Attempts.id)
         return len((await session.scalars(statement)).all())

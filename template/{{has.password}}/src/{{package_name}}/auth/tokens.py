@@ -1,6 +1,6 @@
-"""Access tokens: JWTs of the type `at+jwt` (RFC 9068) that this service signs and verifies.
+"""Access tokens: JWTs of the type `at+jwt` (RFC 9068), which this service signs and verifies.
 
-Device tokens are JWTs, too: they prove that a client has logged in to an account before.
+Device tokens are JWTs of another type. They prove that a client has logged in to an account before.
 """
 
 from contextlib import suppress
@@ -31,7 +31,7 @@ logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What an access token says; whether its session goes on, only the database knows."""
+    """The claims of an access token. Its session may have ended: only the database knows."""
 
     user_id: UUID
     session_id: UUID
@@ -40,7 +40,7 @@ class Claims:
 
 @dataclass(frozen=True, slots=True)
 class DeviceClaims:
-    """What a device token says: its client has logged in as this user, with this password."""
+    """The claims of a device token: its client has logged in as this user with this password."""
 
     user_id: UUID
     password: str  # as `fingerprint` makes it
@@ -52,7 +52,7 @@ class Tokens:
         self._secrets = [part.strip() for part in settings.secret.get_secret_value().split(",")]
 
     def issue(self, grant: Grant) -> TokenRead:
-        """Make an access token, which does not outlive its session."""
+        """Make an access token that expires no later than its session."""
         now = utc_now()
         lifetime = timedelta(seconds=self._settings.access_token_lifetime)
         expires = min(now + lifetime, grant.session.expires_at)
@@ -65,7 +65,7 @@ class Tokens:
         )
 
     def issue_device_token(self, user_id: UUID, password_hash: str) -> str:
-        """Make a token that a new password ends."""
+        """Make a token that is valid until the password changes."""
         now = utc_now()
         password = fingerprint(password_hash)
         return self._sign(DEVICE_TYPE, user_id, now, now + DEVICE_LIFETIME, pwd=password)
@@ -82,7 +82,7 @@ class Tokens:
         return jwt.encode(claims | more, self._secrets[0], ALGORITHM, {"typ": kind})
 
     def verify(self, token: str) -> Claims:
-        """Return what an access token says, or raise `InvalidToken`."""
+        """Return the claims of an access token, or raise `InvalidToken`."""
         try:
             claims = self._verify(token, TYPE)
             return Claims(UUID(claims["sub"]), UUID(str(claims.get("sid"))), claims["jti"])
@@ -97,7 +97,7 @@ class Tokens:
         return None
 
     def _verify(self, token: str, kind: str) -> dict[str, Any]:
-        """The first secret signs and all of them verify, so that a new one logs nobody out."""
+        """Try all secrets. Only the first one signs, so a new one does not log anybody out."""
         for secret in self._secrets:
             with suppress(jwt.InvalidSignatureError):
                 decoded: dict[str, Any] = jwt.decode_complete(

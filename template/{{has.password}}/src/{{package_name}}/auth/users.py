@@ -13,7 +13,7 @@ from .throttle import Throttle, count_account, count_devices
 
 
 class UserService:
-    """The accounts, for an administrator."""
+    """All accounts, for an administrator."""
 
     def __init__(self, session: AsyncSession, admin: Caller, audit: Audit) -> None:
         self._session = session
@@ -24,8 +24,8 @@ class UserService:
         query = select(User).order_by(User.id).limit(page.limit + 1)
         if page.after:
             query = query.where(User.id > page.after)
-        found = await self._session.scalars(query)
-        return Page.of(found.all(), page.limit)
+        rows = await self._session.scalars(query)
+        return Page.of(rows.all(), page.limit)
 
     async def get(self, user_id: UUID) -> User:
         user = await self._session.get(User, user_id)
@@ -34,18 +34,20 @@ class UserService:
         return user
 
     async def update(self, user_id: UUID, changes: AccountUpdate) -> User:
-        """Change an account. To deactivate it ends its sessions; to activate it, also when it is
-        active, allows log-ins again after too many failures.
+        """Change an account.
+
+        Deactivation ends its sessions. Activation resets its failed logins, also if it is active.
         """
         if user_id == self._admin.id:
-            # So that there always is an administrator.
+            # So there is always an administrator.
             raise Forbidden("Another administrator has to change your account.")
-        # Both are locked, so that of two administrators who demote each other one remains.
-        both = select(User).where(User.id.in_([user_id, self._admin.id])).order_by(User.id)
-        found = {user.id: user for user in await self._session.scalars(both.with_for_update())}
-        admin, user = found.get(self._admin.id), found.get(user_id)
+        # Lock both accounts: if two administrators demote each other, one remains.
+        statement = select(User).where(User.id.in_([user_id, self._admin.id])).order_by(User.id)
+        rows = await self._session.scalars(statement.with_for_update())
+        users = {user.id: user for user in rows}
+        admin, user = users.get(self._admin.id), users.get(user_id)
         if admin is None or admin.role != "admin" or not admin.is_active:
-            raise Forbidden("You are no administrator any more.")
+            raise Forbidden("You are no longer an administrator.")
         if user is None:
             raise NotFound(f"There is no user {user_id}.")
         role, was_active = user.role, user.is_active
@@ -57,8 +59,8 @@ class UserService:
         if user.is_active != was_active:
             self._record(user, "activation" if user.is_active else "deactivation")
         if not user.is_active:
-            mine = UserSession.user_id == user.id
-            await sessions.end(self._session, self._audit, "account deactivated", mine)
+            condition = UserSession.user_id == user.id
+            await sessions.end(self._session, self._audit, "account deactivated", condition)
         elif "is_active" in changes.model_fields_set:
             had_failures = await unlock(self._session, user)
             if had_failures and was_active:
@@ -70,5 +72,5 @@ class UserService:
 
 
 async def unlock(session: AsyncSession, user: User) -> bool:
-    """Forget the failures to log in to an account. Return whether there were any."""
+    """Reset the failed logins of an account. Return whether there were any."""
     return bool(await Throttle(count_account(user.email), count_devices(user.id)).reset(session))
