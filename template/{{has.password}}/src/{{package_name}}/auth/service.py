@@ -309,7 +309,7 @@ class AuthService:
 async def refuse_late(session: AsyncSession, throttle: Throttle) -> None:
     """Raise `TooManyAttempts` if other attempts have failed while this password was checked.
 
-    So parallel guesses have no advantage, and a right guess that comes too late counts as a failure.
+    So parallel guesses have no advantage. A right guess that comes too late counts as a failure.
     The count is committed before the error is raised.
     """
     if wait := await throttle.check(session):
