@@ -251,7 +251,9 @@ def read_section(project: Path, title: str) -> str:
 def list_code(page: str) -> list[tuple[str, str]]:
     """List the Python blocks of a page, each with the path in its first line, if it names one."""
     blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    return [("".join(re.findall(r"\A# (\S+\.py)$", block, re.MULTILINE)), block) for block in blocks]
+    return [
+        ("".join(re.findall(r"\A# (\S+\.py)$", block, re.MULTILINE)), block) for block in blocks
+    ]
 
 
 def add_code(project: Path, path: str, code: str) -> None:

@@ -4,8 +4,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 
+from .archives.router import router as archives
+from .comments.router import router as comments
 from .greetings.dependencies import PreferredLanguage
 from .items.dependencies import get_item_service
+from .pictures.router import router as pictures
 from .previews.service import Previews
 from .rates.dependencies import RatesDep
 from .tickets.dependencies import NewCode, make_code
@@ -22,8 +25,6 @@ async def get_previews() -> Previews:
 PreviewsDep = Annotated[Previews, Depends(get_previews)]
 Language = Annotated[str, Depends(PreferredLanguage("en", "de"))]
 Code = Annotated[str, Depends(make_code)]
-
-
 
 
 async def get_shared_codes(one: Code, two: Code) -> list[str]:
@@ -62,3 +63,6 @@ async def get_codes(
 @webhooks.post("/signed")
 async def receive_signed(event_id: EventId, payload: dict[str, str]) -> str:
     return event_id
+
+
+routers = [archives, comments, pictures, router, webhooks]

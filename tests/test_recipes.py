@@ -1,0 +1,84 @@
+"""The code of a project's recipes does what they say."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from harness import (
+    DEFAULTS,
+    UV,
+    add_code,
+    add_lines,
+    choose_rows,
+    find_questions,
+    get_flags,
+    list_code,
+    name,
+    render,
+    succeed,
+)
+
+RECIPES = Path(__file__).with_name("recipes")
+APP = "src/my_service/app.py"
+
+
+def add_recipes(project: Path, page: str) -> str:
+    """Add the code of the recipes. Return that of the migration, whose file does not exist yet."""
+    blocks = dict(list_code(page))
+    migration = blocks.pop("migrations/versions/..._add_late_tasks.py", "")
+    for path, code in blocks.items():
+        add_code(project, path, code)
+    return migration
+
+
+def add_overlays(project: Path, flags: dict[str, bool]) -> None:
+    """Add what the recipes leave out, and the tests."""
+    for overlay in RECIPES.iterdir():
+        if flags.get(overlay.name, True):
+            shutil.copytree(overlay, project, dirs_exist_ok=True)
+            for module in overlay.glob("src/my_service/*.py"):
+                add_lines(
+                    project / APP, "imports", f"from .{module.stem} import routers as {module.stem}"
+                )
+                include = 'app.include_router(router, prefix="/v1")'
+                loop = f"for router in {module.stem}:\n    {include}"
+                add_lines(project / APP, "routers", loop)
+
+
+def add_migrations(project: Path, code: str) -> None:
+    """Do what the recipe of enum columns says: a type, and later a member more."""
+    succeed(project, UV, "run", "-q", "poe", "migration", "add tasks")
+    model = project / "src" / "my_service" / "tasks" / "models.py"
+    member = '    DONE = "done"\n'
+    assert member in model.read_text()
+    model.write_text(model.read_text().replace(member, f'{member}    LATE = "late"\n'))
+    succeed(project, UV, "run", "-q", "poe", "migration", "--empty", "add late tasks")
+    [path] = project.glob("migrations/versions/*_add_late_tasks.py")
+    functions = re.search(r"\ndef upgrade.+", code, re.DOTALL)
+    assert functions
+    text = path.read_text().replace("revision =", "from alembic import op\n\nrevision =", 1)
+    path.write_text(text[: text.index("\ndef upgrade")] + functions[0])
+
+
+# Up and down, with the migrations of the recipes.
+MIGRATIONS = "tests/test_migrations.py::test_migrations_go_up_and_down_and_make_what_the_models_say"
+
+
+@pytest.mark.parametrize(
+    "row", choose_rows(*find_questions("docs/recipes.md"), strength=1), ids=name
+)
+def test_recipes_work(template: Path, tmp_path: Path, row: dict[str, str]) -> None:
+    project = render(template, tmp_path / "project", **row)
+    flags = get_flags(DEFAULTS | row)
+    tests = ["tests/recipes", "tests/test_rates.py"]
+    page = (project / "docs" / "recipes.md").read_text()
+    for package in re.findall(r"`uv add ([\w-]+)`", page):
+        succeed(project, UV, "add", "-q", package)
+    migration = add_recipes(project, page)
+    add_overlays(project, flags)
+    if flags["database"]:
+        add_migrations(project, migration)
+        tests.append(MIGRATIONS)
+    output = succeed(project, UV, "run", "-q", "poe", "test", *tests)
+    assert re.search(r"^=* ?\d+ passed in [\d.]+s", output, re.MULTILINE), output
