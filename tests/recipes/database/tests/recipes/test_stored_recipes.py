@@ -19,7 +19,7 @@ from my_service.schema import make_config
 from ..conftest import execute
 from .signing import BODY, sign
 
-READ_STATES = "SELECT CAST(state AS text) FROM tasks ORDER BY state"
+READ_STATES = "SELECT CAST(state AS text) FROM tasks ORDER BY 1"
 ADD_LATE_TASK = """
     INSERT INTO tasks (id, created_at, updated_at, title, state)
     VALUES (gen_random_uuid(), now(), now(), 'Sweep', 'late')
@@ -70,7 +70,7 @@ def test_a_new_value_of_an_enum_goes_up_and_down(scratch_url: str) -> None:
     assert asyncio.run(list_states(url)) == ["open"]
     alembic.command.upgrade(config, "heads")
     asyncio.run(execute(url, ADD_LATE_TASK))
-    assert asyncio.run(list_states(url)) == ["open", "late"]
+    assert asyncio.run(list_states(url)) == ["late", "open"]
 
 
 ALBUM = {"title": "Blue", "tracks": [{"title": "River"}, {"title": "California"}]}
