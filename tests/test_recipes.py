@@ -1,5 +1,6 @@
 """The code of a project's recipes does what they say."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -61,8 +62,9 @@ def add_migrations(project: Path, code: str) -> None:
     path.write_text(text[: text.index("\ndef upgrade")] + functions[0])
 
 
-# Up and down, with the migrations of the recipes.
 MIGRATIONS = "tests/test_migrations.py::test_migrations_go_up_and_down_and_make_what_the_models_say"
+# The tests of a project that look at what the recipes add, by the flag that they need.
+TESTS = {"auth": "tests/auth/test_protection.py", "database": MIGRATIONS}
 
 
 @pytest.mark.parametrize(
@@ -71,7 +73,6 @@ MIGRATIONS = "tests/test_migrations.py::test_migrations_go_up_and_down_and_make_
 def test_recipes_work(template: Path, tmp_path: Path, row: dict[str, str]) -> None:
     project = render(template, tmp_path / "project", **row)
     flags = get_flags(DEFAULTS | row)
-    tests = ["tests/recipes", "tests/test_rates.py"]
     page = (project / "docs" / "recipes.md").read_text()
     for package in re.findall(r"`uv add ([\w-]+)`", page):
         succeed(project, UV, "add", "-q", package)
@@ -79,6 +80,9 @@ def test_recipes_work(template: Path, tmp_path: Path, row: dict[str, str]) -> No
     add_overlays(project, flags)
     if flags["database"]:
         add_migrations(project, migration)
-        tests.append(MIGRATIONS)
+    document = json.loads(succeed(project, UV, "run", "-q", "poe", "-q", "openapi"))
+    assert document["paths"]["/v1/comments"]["post"]["operationId"] == "add_comment"
+    tests = ["tests/recipes", "tests/test_rates.py"]
+    tests += [test for flag, test in TESTS.items() if flags[flag]]
     output = succeed(project, UV, "run", "-q", "poe", "test", *tests)
     assert re.search(r"^=* ?\d+ passed in [\d.]+s", output, re.MULTILINE), output
