@@ -6,7 +6,6 @@ import tempfile
 from io import BytesIO
 from pathlib import Path
 from threading import Event, Semaphore
-from time import time
 from zipfile import ZipFile
 
 import pytest
@@ -169,22 +168,25 @@ async def test_a_webhook_of_another_time_is_refused(sender: AsyncClient, age: in
     assert response.json()["detail"] == "The event is too old."
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"webhook-id": "another"},
-        {"webhook-timestamp": str(int(time()) + 5)},
-        {"webhook-signature": "v1,"},
-        {"webhook-signature": "é"},
-    ],
-)
-async def test_a_webhook_whose_signature_is_of_something_else_is_refused(
-    sender: AsyncClient, change: dict[str, str]
+@pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp", "webhook-signature"])
+async def test_a_webhook_with_a_header_of_another_is_refused(
+    sender: AsyncClient, name: str
 ) -> None:
-    headers = [(name.encode(), value.encode()) for name, value in {**sign(BODY), **change}.items()]
+    headers = sign(BODY) | {name: sign(BODY, age=60)[name]}
     response = await sender.post("/v1/signed", content=BODY, headers=headers)
     assert response.status_code == 403
-    response = await sender.post("/v1/signed", content=b"{}", headers=sign(BODY))
+    assert response.json()["detail"] == "The signature is wrong."
+
+
+async def test_a_webhook_with_another_body_is_refused(sender: AsyncClient) -> None:
+    response = await sender.post("/v1/signed", content=BODY.replace(b" ", b""), headers=sign(BODY))
+    assert response.status_code == 403
+
+
+async def test_a_signature_may_be_any_text(sender: AsyncClient) -> None:
+    headers = {name: value.encode() for name, value in sign(BODY).items()}
+    headers["webhook-signature"] = "é".encode()
+    response = await sender.post("/v1/signed", content=BODY, headers=headers)
     assert response.status_code == 403
 
 
