@@ -27,6 +27,7 @@ APP = "src/my_service/app.py"
 def add_recipes(project: Path, page: str) -> str:
     """Add the code of the recipes. Return that of the migration, whose file does not exist yet."""
     blocks = dict(list_code(page))
+    assert "" not in blocks
     migration = blocks.pop("migrations/versions/..._add_late_tasks.py", "")
     for path, code in blocks.items():
         add_code(project, path, code)
@@ -62,11 +63,12 @@ def add_migrations(project: Path, code: str) -> None:
     path.write_text(text[: text.index("\ndef upgrade")] + functions[0])
 
 
-MIGRATIONS = "tests/test_migrations.py::test_migrations_go_up_and_down_and_make_what_the_models_say"
 # The tests of a project that look at what the recipes add, by the flag that they need.
-TESTS = {"auth": "tests/auth/test_protection.py", "database": MIGRATIONS}
-
-
+TESTS = {
+    "auth": "tests/auth/test_protection.py::test_each_route_is_public_or_asks_for_a_credential",
+    "database": "tests/test_migrations.py"
+    "::test_migrations_go_up_and_down_and_make_what_the_models_say",
+}
 # With a database, one kind of callers is enough: migrations take their time.
 ROWS = [
     row
