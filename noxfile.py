@@ -12,6 +12,7 @@ PROJECTS = (
     "tests/test_project.py",
     "tests/test_seams.py",
     "tests/test_grown.py",
+    "tests/test_recipes.py",
     "tests/test_image.py",
 )
 FAULTS = ("tests/test_faults.py", "tests/test_hostile.py", "tests/test_streams.py")

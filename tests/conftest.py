@@ -4,8 +4,8 @@ import pytest
 from harness import take_snapshot
 from releases import make_releases
 
-# The files of a team: their tests run in a project.
-collect_ignore = ["grown"]
+# They run in a project.
+collect_ignore = ["grown", "recipes"]
 
 
 @pytest.fixture(scope="session")

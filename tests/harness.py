@@ -248,6 +248,22 @@ def read_section(project: Path, title: str) -> str:
     return docs.split(f"## {title}\n")[1].split("\n## ")[0]
 
 
+def list_code(page: str) -> list[tuple[str, str]]:
+    """List the Python blocks of a page, each with the path in its first line, if it names one."""
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    return [
+        ("".join(re.findall(r"\A# (\S+\.py)$", block, re.MULTILINE)), block) for block in blocks
+    ]
+
+
+def add_code(project: Path, path: str, code: str) -> None:
+    """Add a module; its folder is a package."""
+    file = project / path
+    file.parent.mkdir(exist_ok=True)
+    (file.parent / "__init__.py").touch()
+    file.write_text(code)
+
+
 def add_lines(path: Path, point: str, lines: str, which: int = 0) -> None:
     """Add lines below an extension point, of which a file may have several with the same name."""
     text = path.read_text()

@@ -24,12 +24,14 @@ from harness import (
     CONFIG,
     ROWS,
     UV,
+    add_code,
     check_and_test,
     choose_rows,
     commit,
     eventually,
     find_questions,
     git,
+    list_code,
     make_environment,
     name,
     read_section,
@@ -53,16 +55,19 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def add_code_of_docs(project: Path) -> None:
-    """Add what the docs show as modules of a feature, so that the check reads them, too."""
+    """Add what the docs show, so that the check reads it, too.
+
+    Each block is the module that its first line names, or one of a feature `shown`. Tests are not
+    run here: they need the rest of their feature.
+    """
     [package] = (project / "src").iterdir()
-    feature = package / "shown"
-    feature.mkdir()
-    (feature / "__init__.py").touch()
     pages = "".join(page.read_text() for page in sorted((project / "docs").glob("*.md")))
-    blocks = re.findall(r"^```python\n(.*?)^```$", pages, re.MULTILINE | re.DOTALL)
+    blocks = list_code(pages)
     assert blocks
-    for number, block in enumerate(blocks):
-        (feature / f"block_{number}.py").write_text(block)
+    for number, (path, block) in enumerate(blocks):
+        if not path.startswith(("src/", "tests/")):
+            path = f"src/{package.name}/shown/block_{number}.py"
+        add_code(project, path.replace("tests/test_", "tests/shown_"), block)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=name)

@@ -220,6 +220,23 @@ def test_paths_that_the_docs_name_exist(project: Project) -> None:
     assert set(inside) == there
 
 
+def make_anchor(heading: str) -> str:
+    """Make the anchor of a heading as GitHub and GitLab do."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_links_of_the_docs_lead_somewhere(project: Project) -> None:
+    pages = {path.name: path.read_text() for path in (project.path / "docs").glob("*.md")}
+    anchors = {
+        page: {make_anchor(heading) for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
+        for page, text in pages.items()
+    }
+    for page, text in pages.items():
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", text):
+            assert target in {"", *pages}, f"{page}: {target}"
+            assert anchor in {"", *anchors[target or page]}, f"{page}: {target}#{anchor}"
+
+
 def test_answers_are_kept(project: Project) -> None:
     answers = yaml.safe_load((project.path / ".copier-answers.yml").read_text())
     assert answers.items() >= project.answers.items()

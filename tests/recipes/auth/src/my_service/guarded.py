@@ -1,0 +1,3 @@
+from .operations.router import router as operations
+
+routers = [operations]
