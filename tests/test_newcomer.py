@@ -20,9 +20,9 @@ def follow(page: str, folder: Path, source: Path) -> list[str]:
     for block in BLOCK.finditer(page):
         text = block["text"]
         if block["language"] == "sh":
-            command = text.replace(URL, shlex.quote(str(source)))
-            output = succeed(folder, "sh", "-c", f"set -e\n{command}pwd")
-            folder = Path(output.splitlines()[-1])
+            for command in text.replace(URL, shlex.quote(str(source))).splitlines():
+                output = succeed(folder, "sh", "-c", f"{command} && pwd")
+                folder = Path(output.splitlines()[-1])
         elif lines := LINES.search(block["before"]):
             add_lines(folder / lines["path"], lines["point"], text)
         else:
@@ -93,7 +93,6 @@ def test_a_model_without_a_migration_fails_with_the_command(template: Path, tmp_
     add_feature(project, models=MODEL)
     tests = "tests/test_migrations.py"
     output = fail(project, tests)
-    assert "1 failed" in output
     assert "Nothing imports src/my_service/notes/models.py" in output
     assert "Include the router of the feature in app.py" in output
 
@@ -116,7 +115,6 @@ def test_a_route_without_protection_fails_with_what_to_do(
     include(project, "router", "router.router")
     tests = "tests/auth/test_protection.py"
     output = fail(project, tests)
-    assert "1 failed" in output
     assert "GET /v1/notes asks for no credential. If anybody may call it, put @public" in output
 
     router = project / "src" / "my_service" / "notes" / "router.py"

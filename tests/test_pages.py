@@ -22,6 +22,11 @@ def list_anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+@pytest.fixture(scope="module")
+def project(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return render(template, tmp_path_factory.mktemp("project") / "rendered")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", FENCED.sub("", page.read_text())):
@@ -33,15 +38,15 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in list_anchors(target), link
 
 
-GUIDES = ("decisions", "faq", "first-feature", "options", "troubleshooting")
+# The page about the architecture names sources of the template.
+GUIDES = [page for page in PAGES if page.parent.name == "docs" and page.stem != "architecture"]
 PATH = re.compile(r"`([\w./-]+/|[\w./-]*\.(?:py|md|toml|yml|yaml|example|development))`")
 OF_DEVELOPERS = {".env", ".local"}
 
 
-@pytest.mark.parametrize("guide", GUIDES)
-def test_paths_that_guides_name_exist(template: Path, tmp_path: Path, guide: str) -> None:
-    text = FENCED.sub("", (ROOT / "docs" / f"{guide}.md").read_text())
-    project = render(template, tmp_path / "project")
+@pytest.mark.parametrize("guide", GUIDES, ids=name)
+def test_paths_that_guides_name_exist(project: Path, guide: Path) -> None:
+    text = FENCED.sub("", guide.read_text())
     there = {path.relative_to(project) for path in project.rglob("*")}
     written = {Path(path) for path in re.findall(r"`([\w./]+)`:$", text, re.MULTILINE)}
     there |= written | {Path(path) for path in OF_DEVELOPERS}
@@ -51,11 +56,10 @@ def test_paths_that_guides_name_exist(template: Path, tmp_path: Path, guide: str
         assert path in there or (is_name and path.name in names) or (ROOT / path).exists(), path
 
 
-@pytest.mark.parametrize("guide", GUIDES)
-def test_tasks_that_guides_name_exist(template: Path, tmp_path: Path, guide: str) -> None:
-    project = render(template, tmp_path / "project")
+@pytest.mark.parametrize("guide", GUIDES, ids=name)
+def test_tasks_that_guides_name_exist(project: Path, guide: Path) -> None:
     pyproject = tomllib.loads((project / "pyproject.toml").read_text())
-    text = (ROOT / "docs" / f"{guide}.md").read_text()
+    text = guide.read_text()
     assert {*re.findall(r"\bpoe ([a-z-]+)", text)} <= pyproject["tool"]["poe"]["tasks"].keys()
 
 
