@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from harness import ROOT, UV, add_lines, choose_rows, find_questions, name, render, run, succeed
 
-URL = "https://github.com/OWNER/keel"
+TEMPLATE = "gh:OWNER/keel"
 # A command, a file, or lines at an extension point: a fenced block, and what stands before it.
 BLOCK = re.compile(r"(?P<before>[^\n]*)\n\n```(?P<language>\w+)\n(?P<text>.*?)^```$", re.M | re.S)
 FILE = re.compile(r"`(?P<path>[\w/.]+)`:")
@@ -20,7 +20,7 @@ def follow(page: str, folder: Path, source: Path) -> list[str]:
     for block in BLOCK.finditer(page):
         text = block["text"]
         if block["language"] == "sh":
-            for command in text.replace(URL, shlex.quote(str(source))).splitlines():
+            for command in text.replace(TEMPLATE, shlex.quote(str(source))).splitlines():
                 output = succeed(folder, "sh", "-c", f"{command} && pwd")
                 folder = Path(output.splitlines()[-1])
         elif lines := LINES.search(block["before"]):
