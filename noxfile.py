@@ -14,6 +14,7 @@ PROJECTS = (
     "tests/test_grown.py",
     "tests/test_recipes.py",
     "tests/test_image.py",
+    "tests/test_newcomer.py",
 )
 FAULTS = ("tests/test_faults.py", "tests/test_hostile.py", "tests/test_streams.py")
 

@@ -117,6 +117,7 @@ EXTENSION_POINTS = {
     (".gitlab-ci.yml", "steps"),
     (".gitlab-ci.yml", "variables"),
     (".pre-commit-config.yaml", "hooks"),
+    ("AGENTS.md", "conventions"),
     ("Dockerfile", "build steps"),
     ("Dockerfile", "steps"),
     ("dev/__main__.py", "imports"),

@@ -237,6 +237,101 @@ def test_links_of_the_docs_lead_somewhere(project: Project) -> None:
             assert anchor in {"", *anchors[target or page]}, f"{page}: {target}#{anchor}"
 
 
+INSTRUCTIONS = ("AGENTS.md", "CLAUDE.md", ".agents/skills/*/SKILL.md")
+
+
+def list_commands(project: Project) -> set[str]:
+    """Name the commands of the service as cli.py adds them."""
+    source = (project.path / "src" / project.package / "cli.py").read_text()
+    decorated = re.findall(r"^@main\.command\(\)\n(?:@.*\n|    .*\n|\)\n)*def (\w+)", source, re.M)
+    added = re.findall(r"^main\.add_command\((\w+)\)", source, re.MULTILINE)
+    return {command.replace("_", "-") for command in (*decorated, *added)}
+
+
+def find_unknown_instructions(project: Project, file: Path) -> list[str]:
+    """Return what a file for coding agents names, and what this project does not have."""
+    pyproject = tomllib.loads((project.path / "pyproject.toml").read_text())
+    [slug] = pyproject["project"]["scripts"]
+    texts = project.read()
+    names = {Path(path).name for path in texts}
+    code = "".join(text for path, text in texts.items() if path.startswith(("src/", "dev/")))
+    points = {point for text in texts.values() for point in re.findall(r"# (Yours: .+)", text)}
+
+    def is_there(instruction: str) -> bool:
+        command, *arguments = instruction.split()
+        match [command, *arguments]:
+            case ["uv", "run", "poe", "dev", program, *rest]:
+                return program == slug and {*rest[:1]} <= list_commands(project)
+            case ["uv", "run", "poe", "test", path]:
+                return path in texts
+            case ["uv", "run", "poe", task, *_]:
+                return task in pyproject["tool"]["poe"]["tasks"]
+            case ["uv", "lock"] | ["flush"] | ["commit"] | ["NOT", "NULL"] | ["Yours:"]:
+                return True
+        if command == "Yours:":
+            return instruction in points
+        if "/" in command or "." in command:
+            return (project.path / command).exists() or command in names
+        # A name in the code, or an option of a task.
+        return re.search(rf"(?<!\w){re.escape(command.removeprefix('@'))}\b", code) is not None
+
+    text = re.sub(r"\A---\n.*?\n---\n", "", file.read_text(), flags=re.DOTALL)
+    lines = re.findall(r"^    (uv .+?)(?: +#.*)?$", text, re.MULTILINE)
+    comments = re.findall(r" # .*(uv run .+)$", text, re.MULTILINE)
+    files = re.findall(r"^@(.+)$", text, re.MULTILINE)
+    instructions = [*lines, *comments, *files, *re.findall(r"`([^`]+)`", text)]
+    assert instructions, file
+    return [instruction for instruction in instructions if not is_there(instruction)]
+
+
+def test_what_coding_agents_are_told_is_there(project: Project) -> None:
+    files = [path for pattern in INSTRUCTIONS for path in sorted(project.path.glob(pattern))]
+    assert len(files) == 4
+    for file in files:
+        assert find_unknown_instructions(project, file) == [], file
+
+
+@pytest.mark.parametrize(
+    "instruction",
+    [
+        "`uv run poe deploy`",
+        "    uv run poe deploy    # does not exist",
+        "    uv run poe test    # or one file: uv run poe test tests/test_nothing.py",
+        "`uv run poe dev my-service deploy`",
+        "`src/my_service/orders/`",
+        "`factory.py`",
+        "`RepositoryDep`",
+        "`--force-all`",
+        "`Yours: repositories`",
+        "@RULES.md",
+    ],
+)
+def test_an_instruction_that_names_nothing_is_seen(
+    template: Path, tmp_path: Path, instruction: str
+) -> None:
+    project = Project(render(template, tmp_path / "project"), {})
+    file = tmp_path / "AGENTS.md"
+    file.write_text(f"`uv run poe dev my-service create-admin`\n\n{instruction}\n")
+    assert len(find_unknown_instructions(project, file)) == 1
+
+
+def test_instructions_for_coding_agents_are_short(project: Project) -> None:
+    assert len((project.path / "AGENTS.md").read_text().splitlines()) <= 50
+    assert (project.path / "CLAUDE.md").read_text() == "@AGENTS.md\n"
+
+
+def test_skills_have_the_form_of_agent_skills(project: Project) -> None:
+    for file in (project.path / ".agents" / "skills").glob("*/SKILL.md"):
+        match = re.match(r"---\n(.*?)\n---\n\n# ", file.read_text(), re.DOTALL)
+        assert match
+        fields = yaml.safe_load(match[1])
+        assert fields.keys() == {"name", "description"}
+        assert fields["name"] == file.parent.name
+        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", fields["name"])
+        assert len(fields["name"]) <= 64
+        assert 1 <= len(fields["description"]) <= 1024
+
+
 def test_answers_are_kept(project: Project) -> None:
     answers = yaml.safe_load((project.path / ".copier-answers.yml").read_text())
     assert answers.items() >= project.answers.items()
