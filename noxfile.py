@@ -15,6 +15,7 @@ PROJECTS = (
     "tests/test_recipes.py",
     "tests/test_image.py",
     "tests/test_newcomer.py",
+    "tests/test_clients.py",
 )
 FAULTS = ("tests/test_faults.py", "tests/test_hostile.py", "tests/test_streams.py")
 
@@ -60,7 +61,7 @@ def faults(session: nox.Session) -> None:
 
 @nox.session
 def projects(session: nox.Session) -> None:
-    """Render projects, and run their checks, their tests, their servers and their images."""
+    """Render projects, and run their checks, tests, servers, images and generated clients."""
     run(session, "pytest", "--numprocesses=2", "--dist=loadgroup", *PROJECTS)
 
 
