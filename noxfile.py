@@ -67,8 +67,9 @@ def projects(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def picture(session: nox.Session) -> None:
-    """Record pictures/session.svg, the picture in the README."""
+    """Record the pictures of the README: a session, and the interactive docs in a browser."""
     run(session, "python", "pictures/record.py")
+    run(session, "python", "pictures/docs.py")
 
 
 @nox.session(default=False)

@@ -52,5 +52,5 @@ class Page(Generic[Record]):
 class PageRead(BaseModel, Generic[Schema]):
     model_config = ConfigDict(from_attributes=True)
 
-    items: list[Schema] = Field(description="In the order in which they were created.")
+    items: list[Schema]
     next: Next = Field(description="The `after` of the next page; null on the last one.")

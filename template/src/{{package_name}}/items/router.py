@@ -14,6 +14,7 @@ router = Router(prefix="/items", tags=["items"])
 
 @router.get("", response_model=PageRead[ItemRead])
 async def list_items(items: ItemServiceDep, page: PageQuery) -> Page[Item]:
+    """List items in the order in which they were created."""
     return await items.list(page)
 
 

@@ -42,6 +42,7 @@ async def sign_up(auth: AuthServiceDep, locate: LocateDep, new: UserCreate) -> U
 
 @router.get("/users", response_model=PageRead[AccountRead])
 async def list_users(users: UserServiceDep, page: PageQuery) -> Page[User]:
+    """List all accounts, in the order in which they were created. For administrators."""
     return await users.list(page)
 
 
@@ -73,6 +74,7 @@ async def revoke_token(auth: AuthServiceDep, request: Annotated[RevocationReques
 
 @router.get("/sessions", response_model=PageRead[SessionRead])
 async def list_sessions(sessions: SessionServiceDep, page: PageQuery) -> Page[SessionRead]:
+    """List the login sessions of the caller, in the order in which they were created."""
     return await sessions.list(page)
 
 
