@@ -17,6 +17,11 @@ PROJECTS = (
     "tests/test_newcomer.py",
     "tests/test_clients.py",
 )
+EXAMPLES = {
+    "default": {},
+    "oidc": {"auth": "oidc"},
+    "minimal": {"database": "none", "auth": "none", "ci": "none"},
+}
 FAULTS = ("tests/test_faults.py", "tests/test_hostile.py", "tests/test_streams.py")
 
 
@@ -70,6 +75,18 @@ def picture(session: nox.Session) -> None:
     """Record the pictures of the README: a session, and the interactive docs in a browser."""
     run(session, "python", "pictures/record.py")
     run(session, "python", "pictures/docs.py")
+
+
+@nox.session(default=False)
+def examples(session: nox.Session) -> None:
+    """Render the examples into a folder (examples/), for the branch that the README links."""
+    folder = session.posargs[0] if session.posargs else "examples"
+    environment = {"UV_PROJECT_ENVIRONMENT": session.virtualenv.location}
+    for name, answers in EXAMPLES.items():
+        data = [f"--data={question}={value}" for question, value in answers.items()]
+        copy = ["copier", "copy", "--quiet", "--defaults", "--vcs-ref=HEAD", "--overwrite", *data]
+        command = ["uv", "run", "--locked", "--quiet", *copy, ".", f"{folder}/{name}"]
+        session.run(*command, env=environment)
 
 
 @nox.session(default=False)
