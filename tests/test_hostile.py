@@ -480,3 +480,21 @@ def test_requests_that_do_not_arrive(limited: Service, pieces: Iterable[bytes]) 
 def test_connections_without_a_request(limited: Service) -> None:
     assert exchange(limited, []) == b""
     assert exchange(limited, [GET + b"\r\n" + b"\r\n"]).count(b"HTTP/1.1") == 1
+
+
+@row("An upgrade of the connection that the service does not know")
+@pytest.mark.parametrize("protocol", [b"h2c", b"nonsense"])
+def test_a_body_is_not_the_next_request(limited: Service, protocol: bytes) -> None:
+    upgrade = b"Connection: Upgrade\r\nUpgrade: " + protocol + b"\r\n"
+    body = GET + b"\r\n"
+    length = b"Content-Length: %d\r\n\r\n" % len(body)
+    chunk = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    for headers, content in (length, body), (b"Transfer-Encoding: chunked\r\n\r\n", chunk):
+        with socket.create_connection((HOST, limited.port), timeout=20) as client:
+            client.sendall(POST + upgrade + headers)
+            time.sleep(0.1)  # so that the body arrives for itself
+            with suppress(ConnectionError):
+                client.sendall(content)
+            check_refusal(read_to_end(client), 400)
+    headers = b"Connection: close, Upgrade\r\nUpgrade: " + protocol + b"\r\n\r\n"
+    assert exchange(limited, [GET + headers]).count(b"HTTP/1.1 200 ") == 1
