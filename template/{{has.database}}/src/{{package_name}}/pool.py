@@ -6,9 +6,9 @@ waits is overtaken again and again (sqlalchemy#7679).
 
 import asyncio
 from collections import deque
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast
 
-from sqlalchemy.pool import AsyncAdaptedQueuePool
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 from sqlalchemy.util import await_only
 from sqlalchemy.util.queue import AsyncAdaptedQueue, Empty
 
@@ -71,6 +71,5 @@ class FairPool(AsyncAdaptedQueuePool):
     def _dec_overflow(self) -> Literal[True]:
         # A connection could not be made.
         is_done = super()._dec_overflow()
-        assert isinstance(self._pool, FairQueue)
-        self._pool.wake()
+        cast("FairQueue[ConnectionPoolEntry]", self._pool).wake()
         return is_done
