@@ -218,10 +218,15 @@ class Service:
         return [line for line in lines if line.items() >= members.items()]
 
     @property
-    def memory(self) -> int:
-        """The resident memory in KiB."""
+    def peak_memory(self) -> int:
+        """The most resident memory, in KiB, since it was reset."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.findall(r"VmRSS:\s+(\d+)", status)[0])
+        return int(re.findall(r"VmHWM:\s+(\d+)", status)[0])
+
+    def reset_peak_memory(self) -> int:
+        """Measure it anew from now on, and return the resident memory in KiB."""
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+        return self.peak_memory
 
     @property
     def open_files(self) -> int:

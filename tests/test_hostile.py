@@ -413,15 +413,15 @@ def limited(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 )
 def test_memory_stays_flat(limited: Service, beginning: bytes, rest: bytes) -> None:
     assert eventually(limited.answers)
-    before = limited.memory
+    before = limited.reset_peak_memory()
     exchange(limited, [beginning, *repeat(rest, 20_000_000 // len(rest))])
-    assert limited.memory - before < 5_000  # KiB, of 20 MB that a client has sent
+    assert limited.peak_memory - before < 5_000  # KiB, of 20 MB that a client has sent
     assert eventually(limited.answers)
 
 
 @pytest.mark.parametrize("length", [0, 50_000], ids=["headers", "body"])
 def test_memory_of_many_connections(limited: Service, length: int) -> None:
-    before = limited.memory
+    before = limited.reset_peak_memory()
     headers = POST + (b"Content-Length: 100000\r\n\r\n" if length else b"")
     with ExitStack() as stack:
         for _ in range(400):  # 20 MB
@@ -429,7 +429,7 @@ def test_memory_of_many_connections(limited: Service, length: int) -> None:
             with suppress(ConnectionError):
                 client.sendall(headers + b"X: " + 50_000 * b"x")
         assert eventually(lambda: limited.open_files < 50)
-        assert limited.memory - before < 5_000
+        assert limited.peak_memory - before < 5_000
         assert eventually(limited.answers)
 
 
@@ -480,3 +480,21 @@ def test_requests_that_do_not_arrive(limited: Service, pieces: Iterable[bytes]) 
 def test_connections_without_a_request(limited: Service) -> None:
     assert exchange(limited, []) == b""
     assert exchange(limited, [GET + b"\r\n" + b"\r\n"]).count(b"HTTP/1.1") == 1
+
+
+@row("An upgrade of the connection that the service does not know")
+@pytest.mark.parametrize("protocol", [b"h2c", b"nonsense"])
+def test_a_body_is_not_the_next_request(limited: Service, protocol: bytes) -> None:
+    upgrade = b"Connection: Upgrade\r\nUpgrade: " + protocol + b"\r\n"
+    body = GET + b"\r\n"
+    length = b"Content-Length: %d\r\n\r\n" % len(body)
+    chunk = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    for headers, content in (length, body), (b"Transfer-Encoding: chunked\r\n\r\n", chunk):
+        with socket.create_connection((HOST, limited.port), timeout=20) as client:
+            client.sendall(POST + upgrade + headers)
+            time.sleep(0.1)  # so that the body arrives for itself
+            with suppress(ConnectionError):
+                client.sendall(content)
+            check_refusal(read_to_end(client), 400)
+    headers = b"Connection: close, Upgrade\r\nUpgrade: " + protocol + b"\r\n\r\n"
+    assert exchange(limited, [GET + headers]).count(b"HTTP/1.1 200 ") == 1

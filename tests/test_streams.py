@@ -6,7 +6,9 @@ import re
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from secrets import token_hex
@@ -43,6 +45,19 @@ async def echo(websocket: WebSocket) -> None:
     await websocket.accept()
     async for text in websocket.iter_text():
         await websocket.send_text(text)
+
+
+running = 0
+
+
+@router.post("/slow")
+async def count_running(body: list[object]) -> int:
+    global running
+    running += 1
+    count = running
+    await asyncio.sleep(2)
+    running -= 1
+    return count
 
 
 async def fail() -> None:
@@ -156,10 +171,56 @@ def test_pings_of_a_client_that_does_not_read(service: Service) -> None:
     pings = (b"\x89\xfd" + bytes(4) + bytes(125)) * 1_000
     with ExitStack() as stack:
         client = open_socket(stack, service)
-        before = service.memory
+        before = service.reset_peak_memory()
         for _ in range(300):  # 39 MB
             client.sendall(pings)
-        assert service.memory - before < 5_000  # KiB
+        assert service.peak_memory - before < 5_000  # KiB
+
+
+LARGE = json.dumps([{}] * 15_000).encode()
+
+
+def post_json(service: Service, body: bytes) -> httpx2.Response:
+    headers = {"Content-Type": "application/json"}
+    return service.client.post("/feature/slow", content=body, headers=headers)
+
+
+@row("Many large bodies of JSON at once")
+def test_large_bodies_of_json_wait_for_their_turn(service: Service) -> None:
+    with ThreadPoolExecutor(10) as threads:
+        large = [threads.submit(post_json, service, LARGE) for _ in range(6)]
+        time.sleep(0.5)
+        small = [threads.submit(post_json, service, b"[{}]") for _ in range(2)]
+        assert sorted(future.result().json() for future in small) == [5, 6]
+        assert all(future.result().json() <= 6 for future in large)
+        assert not service.events(level="error")
+
+
+@pytest.mark.parametrize("value", [b"{},", b'{"":{}},'], ids=["objects", "nested objects"])
+def test_memory_of_large_bodies_of_json(service: Service, value: bytes) -> None:
+    body = b"[" + value * (1_000_000 // len(value)) + b"0]"
+    before = service.reset_peak_memory()
+    with ThreadPoolExecutor(16) as threads:
+        responses = [threads.submit(post_json, service, body) for _ in range(16)]
+        assert service.answers("/health/live")
+        assert all(future.result().json() <= 4 for future in responses)
+    # KiB: 16 bodies, and the objects of four. Those of all would take more than 400 MB.
+    assert service.peak_memory - before < 200_000
+
+
+def test_a_client_leaves_while_its_large_body_waits(service: Service) -> None:
+    head = b"POST /feature/slow HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    with ThreadPoolExecutor(4) as threads:
+        large = [threads.submit(post_json, service, LARGE) for _ in range(4)]
+        time.sleep(0.5)
+        with socket.create_connection((HOST, service.port), timeout=10) as client:
+            client.sendall(head + b"Content-Length: %d\r\n\r\n" % len(LARGE) + LARGE)
+            time.sleep(0.2)
+        assert eventually(lambda: bool(service.events(cause="ClientDisconnect()")))
+        assert not service.events(event="request", status=200, route="/feature/slow")
+        assert all(future.result().status_code == 200 for future in large)
+    assert post_json(service, LARGE).json() == 1
+    service.check_log()
 
 
 def test_a_handshake_behind_a_stream(service: Service) -> None:

@@ -143,6 +143,13 @@ class HttpProtocol(HttpToolsProtocol):
             len(self.pipeline) == MAX_PIPELINE or self.parser.should_upgrade()
         ):
             raise InvalidRequest
+        if (
+            self.parser.should_upgrade()
+            and not self._should_upgrade()
+            and any(name in {b"content-length", b"transfer-encoding"} for name, _ in self.headers)
+        ):
+            # The parser would take the body for the next request.
+            raise InvalidRequest("A request for an upgrade cannot have a body.")
         if len(self.connections) > self.limits.max_connections and not self.url.startswith(
             b"/health/"
         ):

@@ -279,21 +279,25 @@ class Database:
         return await greenlet_spawn(read)
 
     async def ping(self) -> None:
-        """Run a query on each pool, or raise `Unavailable`: after two seconds, or for as long as
-        the schema is behind.
+        """Run a query on each pool, or raise `Unavailable`: after two seconds with a connection of
+        each, or for as long as the schema is behind.
         """
-        try:
-            async with asyncio.timeout(2), self.write() as writer, self.read() as reader:
-                await reader.execute(select(1))
-                await writer.execute(select(1))
-                if not self.is_schema_checked:
-                    # Here, since it imports Alembic, which a server needs only once.
-                    from .schema import check_schema
+        async with self.write() as writer, self.read() as reader:
+            # To wait for a connection behind requests is no fault: DATABASE_POOL_TIMEOUT bounds it.
+            connection = await writer.connection()
+            await reader.connection()
+            try:
+                async with asyncio.timeout(2):
+                    await reader.execute(select(1))
+                    await writer.execute(select(1))
+                    if not self.is_schema_checked:
+                        # Here, since it imports Alembic, which a server needs only once.
+                        from .schema import check_schema
 
-                    await (await writer.connection()).run_sync(check_schema)
-                    self.is_schema_checked = True
-        except TimeoutError as error:
-            raise Unavailable from error
+                        await connection.run_sync(check_schema)
+                        self.is_schema_checked = True
+            except TimeoutError as error:
+                raise Unavailable from error
 
 
 class DatabaseState(TypedDict):

@@ -6,9 +6,9 @@ waits is overtaken again and again (sqlalchemy#7679).
 
 import asyncio
 from collections import deque
-from typing import TypeVar
+from typing import Literal, TypeVar, cast
 
-from sqlalchemy.pool import AsyncAdaptedQueuePool
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 from sqlalchemy.util import await_only
 from sqlalchemy.util.queue import AsyncAdaptedQueue, Empty
 
@@ -48,6 +48,12 @@ class FairQueue(AsyncAdaptedQueue[Item]):
                 timer.cancel()
             self._forget_those_who_left()
 
+    def wake(self) -> None:
+        """Let the first that waits look again whether a connection can be made."""
+        self._forget_those_who_left()
+        if self._waiters:
+            self._waiters.popleft().set_exception(Empty())
+
     def _forget_those_who_left(self) -> None:
         while self._waiters and self._waiters[0].done():
             self._waiters.popleft()
@@ -61,3 +67,9 @@ def give_up(waiter: asyncio.Future[Item]) -> None:
 class FairPool(AsyncAdaptedQueuePool):
     __module__ = AsyncAdaptedQueuePool.__module__  # the name of its logger
     _queue_class = FairQueue
+
+    def _dec_overflow(self) -> Literal[True]:
+        # A connection could not be made.
+        is_done = super()._dec_overflow()
+        cast("FairQueue[ConnectionPoolEntry]", self._pool).wake()
+        return is_done
