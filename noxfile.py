@@ -17,7 +17,7 @@ PROJECTS = (
     "tests/test_newcomer.py",
     "tests/test_clients.py",
 )
-EXAMPLES = {
+EXAMPLES: dict[str, dict[str, str]] = {
     "default": {},
     "oidc": {"auth": "oidc"},
     "minimal": {"database": "none", "auth": "none", "ci": "none"},
