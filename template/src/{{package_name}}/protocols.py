@@ -10,8 +10,9 @@ import httptools
 import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.exceptions import InvalidMessage
+from websockets.exceptions import SecurityError
 from websockets.frames import CloseCode
+from websockets.http11 import Request
 
 from .errors import AppError, BadRequest, Unavailable, problem
 from .middleware import SECURITY_HEADERS, HttpSettings
@@ -81,7 +82,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.expect_request(self.limits.request_timeout)
 
     def make_room(self) -> None:
-        """Close the connection that has not sent a whole request for the longest time."""
+        """Close the connection whose time for a whole request, or for the next one, ends first."""
         logger.warning("too many connections", limit=self.limits.max_connections)
         deadlines = {
             connection: connection.deadline
@@ -89,10 +90,10 @@ class HttpProtocol(HttpToolsProtocol):
             if isinstance(connection, HttpProtocol) and connection.deadline
         }
         if deadlines:
-            oldest = min(deadlines, key=deadlines.__getitem__)
+            first = min(deadlines, key=deadlines.__getitem__)
             # It is not lost before others are made.
-            self.connections.discard(oldest)
-            oldest.transport.abort()
+            self.connections.discard(first)
+            first.transport.abort()
 
     def expect_request(self, seconds: int) -> None:
         self.deadline = self.loop.time() + seconds
@@ -139,6 +140,9 @@ class HttpProtocol(HttpToolsProtocol):
             and len(self.url) + sum(map(len, chain(*self.headers))) > self.limits.max_header_size
         ):
             raise HeadersTooLarge
+        hosts = [name for name, _ in self.headers].count(b"host")
+        if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
+            raise InvalidRequest("A request should have one header Host.")
         if self.is_responding and (
             len(self.pipeline) == MAX_PIPELINE or self.parser.should_upgrade()
         ):
@@ -194,9 +198,20 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         super().data_received(data)
         # uvicorn leaves a handshake without a response that `websockets` cannot read.
         if self.conn.handshake_exc and not self.handshake_initiated:
-            is_invalid = isinstance(self.conn.handshake_exc, InvalidMessage)
-            error = InvalidRequest() if is_invalid else HeadersTooLarge()
+            is_large = isinstance(self.conn.handshake_exc, SecurityError)
+            error = HeadersTooLarge() if is_large else InvalidRequest()
             refuse(error, self.transport, self.default_headers)
+
+    def handle_connect(self, event: Request) -> None:
+        # uvicorn's own would refuse with plain text.
+        if self.conn.accept(event).status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+            super().handle_connect(event)
+
+    def handle_parser_exception(self) -> None:
+        if self.conn.close_sent:
+            super().handle_parser_exception()
+        else:
+            self.transport.abort()  # a frame before the handshake is complete
 
     def handle_ping(self) -> None:
         if self.writable.is_set():
