@@ -460,5 +460,5 @@ def test_as_root_where_a_copy_does_not_run_either(private: Path, temporary: Path
     temporary.chmod(0o700)  # as if it were mounted with `noexec`
     user = User(private / "data", project=private)
     assert user.said.startswith(f"PostgresError: The user nobody cannot run {temporary}/postgres-")
-    assert "Set TMPDIR to a folder that everybody may enter" in user.said
+    assert "Set TMPDIR to a folder that every user may enter" in user.said
     assert user.leave() == ""

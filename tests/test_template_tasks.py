@@ -134,7 +134,7 @@ def test_files_of_the_team_in_folders_that_move_are_listed(project: Path) -> Non
     done = template(project, "update", "--data", "package_name=orders")
     assert done.returncode == 0, done.stdout
     assert (
-        "The template has moved or deleted the folders of these files, which are yours:\n"
+        "The template has moved or deleted the folders of these files of yours:\n"
         "  src/my_service/orders/router.py\n"
         "Move them"
     ) in done.stdout
@@ -176,17 +176,17 @@ def test_nothing_is_overwritten_that_git_cannot_give_back(tmp_path: Path, projec
     assert done.stdout.partition("Git could not give them back:\n")[2] == (
         "  .copier-answers.yml: not committed\n"
         "  .dockerignore: not committed\n"
-        "  .github: not a folder of this repository, as the template's is\n"
+        "  .github: not a folder of this repository, as in the template\n"
         "  Dockerfile: not committed\n"
         "  Dockerfile.rej: not committed\n"
-        "  docs: not a folder of this repository, as the template's is\n"
-        "  new.txt: a folder, where the template has a file\n"
+        "  docs: not a folder of this repository, as in the template\n"
+        "  new.txt: a folder, but a file in the template\n"
         "  old.txt: not committed\n"
-        "  older.txt: hidden, until `git update-index --no-assume-unchanged older.txt`\n"
-        "  pyproject.toml: hidden, until `git update-index --no-skip-worktree pyproject.toml`\n"
-        "  tests: not a folder of this repository, as the template's is\n"
-        "Commit them (`git add --force` adds ignored files), or move them away until the project "
-        "is updated.\n"
+        "  older.txt: hidden: run `git update-index --no-assume-unchanged older.txt`\n"
+        "  pyproject.toml: hidden: run `git update-index --no-skip-worktree pyproject.toml`\n"
+        "  tests: not a folder of this repository, as in the template\n"
+        "Commit them (`git add --force` adds ignored files), or move them elsewhere during the "
+        "update.\n"
     )
     assert read(project) == before
     assert read(tmp_path / "elsewhere") == elsewhere
@@ -227,8 +227,11 @@ def test_what_prevents_it_is_a_sentence(tmp_path: Path, project: Path) -> None:
 @pytest.mark.parametrize(
     ("variables", "sentence"),
     [
-        ({"PATH": "/nowhere"}, "There is no git on the PATH: install it first."),
-        ({"GIT_DIR": ".git", "GIT_INDEX_FILE": "index"}, "GIT_DIR, GIT_INDEX_FILE: set in the env"),
+        ({"PATH": "/nowhere"}, "There is no git on the PATH. Install it first."),
+        (
+            {"GIT_DIR": ".git", "GIT_INDEX_FILE": "index"},
+            "The environment has GIT_DIR, GIT_INDEX_FILE",
+        ),
         # As in a folder of another user.
         ({"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1"}, "git config --global --add safe.directory"),
         (

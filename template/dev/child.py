@@ -1,4 +1,4 @@
-"""`python -m dev.child COMMAND`: run a command that does not outlive its parent."""
+"""`python -m dev.child COMMAND`: run a command that stops when its parent process dies."""
 
 import ctypes
 import os
@@ -7,7 +7,7 @@ import sys
 
 
 def end_with_parent() -> None:
-    """Let Linux end this process when its parent is killed; other systems have no such thing."""
+    """Stop this process when its parent is killed. This works on Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 

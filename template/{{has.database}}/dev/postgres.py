@@ -1,16 +1,17 @@
-"""A real PostgreSQL for development and tests: no Docker, no installed server, no account.
+"""A real PostgreSQL for development and tests. It needs neither Docker nor an installed server.
 
-Everyone who uses a server starts a guard: this file, run as a script. The guard starts the server
-or joins the one that runs, prints its URL, and waits until its user leaves or dies, which closes
-the pipe between them. The last guard to leave stops the server. A server's folder holds:
+Each process that uses a server starts a guard: this file, run as a script. The guard starts the
+server or joins the one that is running, and prints its URL. Then it waits until its user leaves or
+dies, which closes the pipe between them. The last guard to leave stops the server. The folder of a
+server contains:
 
-    cluster/   PostgreSQL's own files
+    cluster/   PostgreSQL's data directory
     password   the password of the roles
-    roles      there once the cluster of development has both roles
-    log        what the server said since its start; locked while any process of the server lives
+    roles      exists once the development cluster has both roles
+    log        output of the server since its start; locked while a process of the server is alive
     lock       locked while a guard starts, joins or leaves the server
     users      locked by every guard, shared
-    binaries   a link to root's copy of PostgreSQL, where the project's own is in a private place
+    binaries   a link to a copy of PostgreSQL, if root runs it from a folder that others cannot read
 """
 
 import os
@@ -43,16 +44,17 @@ UNSAFE_BUT_FAST = ("--fsync=off", "--synchronous_commit=off", "--full_page_write
 
 
 class PostgresError(Exception):
-    """A sentence for people: what happened, and what to do."""
+    """PostgreSQL cannot be used. The text says why, and what to do."""
 
 
 @contextmanager
 def running(data: Path | None = None) -> Generator[str]:
-    """Yield the URL of `app`, kept in the folder `data`, or of `app_test`, gone afterwards.
+    """Yield the URL of a database, with the role that owns it (`owner`).
 
-    It is for the role `owner`, to which the database belongs.
+    With `data`, it is the database `app`, which is kept in that folder. Otherwise it is `app_test`,
+    which is deleted afterwards. Raise `PostgresError` if the server cannot be started.
     """
-    # Isolated and without site-packages: it starts fast and imports nothing of the project.
+    # Isolated and without site-packages: the guard starts fast and imports nothing of the project.
     command = [sys.executable, "-I", "-S", "-X", "utf8", __file__, str(find_binaries())]
     with Popen(
         [*command, str(data.absolute())] if data else command,
@@ -60,7 +62,7 @@ def running(data: Path | None = None) -> Generator[str]:
         stdout=PIPE,
         stderr=PIPE,
         encoding="utf-8",
-        start_new_session=True,  # Ctrl-C is for the application: it still needs its database.
+        start_new_session=True,  # Ctrl-C must not stop the database before the application.
     ) as process:
         url = ""
         try:
@@ -68,7 +70,7 @@ def running(data: Path | None = None) -> Generator[str]:
             if url:
                 yield url
         finally:
-            # A word, not only the end of the pipe: a forked child may hold the pipe open.
+            # Closing the pipe is not enough: a forked child may hold it open.
             _, problem = process.communicate("leave\n")
     if not url:
         raise PostgresError(problem.strip() or "The start of PostgreSQL was killed. Try again.")
@@ -76,7 +78,7 @@ def running(data: Path | None = None) -> Generator[str]:
 
 @contextmanager
 def development_database() -> Generator[dict[str, str]]:
-    """Run a server whose data stays in `.local/`, and yield the variables that name it."""
+    """Run a server whose data is kept in `.local/`, and yield its URLs as variables."""
     try:
         with running(Path(".local/postgres")) as url:
             yield {"DATABASE_URL": url.replace("owner", "app", 1), "DATABASE_OWNER_URL": url}
@@ -85,7 +87,10 @@ def development_database() -> Generator[dict[str, str]]:
 
 
 def make_grants(owner: str, role: str, database: str) -> tuple[str, ...]:
-    """Let a role read and write the rows of an owner, and nothing else, as compose.yaml does."""
+    """Return statements that let a role read and write rows of another one, and nothing else.
+
+    They grant the same rights as compose.yaml.
+    """
     defaults = f"ALTER DEFAULT PRIVILEGES FOR ROLE {owner} GRANT"
     return (
         f"REVOKE ALL ON DATABASE {database} FROM PUBLIC",
@@ -99,7 +104,10 @@ def make_grants(owner: str, role: str, database: str) -> tuple[str, ...]:
 
 
 def find_binaries() -> Path:
-    """Prefer the wheel's to the machine's, so that everybody runs the same version."""
+    """Return the folder of PostgreSQL's programs. The wheel comes before an installed server.
+
+    Raise `PostgresError` if there is neither.
+    """
     places = []
     if (wheel := find_spec(WHEEL)) and wheel.origin:
         places.append(Path(wheel.origin).parent / "pginstall18/bin")
@@ -117,7 +125,7 @@ def find_binaries() -> Path:
 
 
 class Server:
-    """The server of one folder, whose lock the caller holds."""
+    """The server of one folder. The caller must hold the `lock` of the folder."""
 
     def __init__(self, binaries: Path, folder: Path, *, durable: bool) -> None:
         self.binaries = binaries
@@ -130,7 +138,7 @@ class Server:
 
     def join_or_start(self) -> str:
         with (self.folder / "log").open("ab") as log:
-            while not try_lock(log):  # A server without a guard may be about to end, or to start.
+            while not try_lock(log):  # A server may be stopping, or starting, without a guard.
                 if self.answers():
                     break
                 time.sleep(0.01)
@@ -147,10 +155,10 @@ class Server:
     def stop(self) -> None:
         with (self.folder / "log").open("ab") as log:
             if not try_lock(log):
-                # Suppressed: it ended by itself, or it is the child of another guard.
+                # The server may have stopped by itself, or may be the child of another guard.
                 with suppress(IndexError, ProcessLookupError, ChildProcessError):
                     process = int(self.state()[0])
-                    os.kill(process, signal.SIGINT)  # A "fast" shutdown: it ends all sessions.
+                    os.kill(process, signal.SIGINT)  # A "fast" shutdown, which closes connections.
                     os.waitpid(process, 0)
                 flock(log, LOCK_EX)
         self.remove_copy()
@@ -159,18 +167,18 @@ class Server:
         version = self.version(log)
         if not self.cluster.exists():
             self.initialise(version, log)
-        made_by = (self.cluster / "PG_VERSION").read_text().strip()
-        if made_by != str(version):
+        data_version = (self.cluster / "PG_VERSION").read_text().strip()
+        if data_version != str(version):
             raise PostgresError(
-                f"{self.folder} was made by PostgreSQL {made_by}, and this is PostgreSQL {version} "
-                f"({self.binaries}). Delete the folder to begin anew; to keep its data, dump it "
-                f"with PostgreSQL {made_by} first."
+                f"{self.folder} was made by PostgreSQL {data_version}, and this is PostgreSQL "
+                f"{version} ({self.binaries}). Delete the folder to start with an empty database. "
+                f"To keep the data, dump it with PostgreSQL {data_version} first."
             )
-        # We hold the lock of the log, so the server that left this file behind is gone.
+        # The log is locked by this process, so the server that wrote this file no longer runs.
         (self.cluster / "postmaster.pid").unlink(missing_ok=True)
         if self.durable and not (self.folder / "roles").exists():
             self.separate_roles(log)
-        for _ in range(3):  # Somebody else may take the free port before the server does.
+        for _ in range(3):  # Another program may take the free port before the server does.
             log.truncate(0)
             if self.launch(log):
                 return
@@ -188,7 +196,7 @@ class Server:
         return False
 
     def state(self) -> list[str]:
-        """Return the lines of postmaster.pid: 0 is the process, 3 the port, 7 the status."""
+        """Return the lines of postmaster.pid: 0 is the process id, 3 the port, 7 the status."""
         with suppress(FileNotFoundError):
             return (self.cluster / "postmaster.pid").read_text(errors="replace").splitlines()
         return []
@@ -201,33 +209,37 @@ class Server:
             return probe.connect_ex((HOST, int(state[3]))) == 0
 
     def initialise(self, version: int, log: IO[bytes]) -> None:
-        new = self.folder / "cluster.new"  # Renamed when complete: this may be interrupted.
-        if new.exists():
-            shutil.rmtree(new)
-        new.mkdir()
+        # This may be interrupted, so the folder gets its name when it is complete.
+        cluster = self.folder / "cluster.new"
+        if cluster.exists():
+            shutil.rmtree(cluster)
+        cluster.mkdir()
         if self.account:
-            os.chown(new, self.account.pw_uid, self.account.pw_gid)
-        # The superuser gets no password, so nobody can log in as such.
+            os.chown(cluster, self.account.pw_uid, self.account.pw_gid)
+        # The superuser has no password, so nobody can connect as superuser.
         options = ["--username=postgres", "--auth-local=reject", "--auth-host=scram-sha-256"]
         options += ["--no-instructions", *(() if self.durable else ("--no-sync",))]
-        # From 17 on, PostgreSQL has a locale that is the same on every system.
+        # PostgreSQL 17 and later have a locale that is the same on every system.
         options += ["--encoding=UTF8", f"--locale={'C' if version >= 17 else 'C.UTF-8'}"]
         options += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"] * (version >= 17)
-        self.run(log, new, "initdb", *options)
+        self.run(log, cluster, "initdb", *options)
         password = secrets.token_urlsafe(24)
-        # Tests make databases, and the role of the service, which is theirs only.
+        # Tests create databases, and the role of the service.
         rights = "" if self.durable else "CREATEDB CREATEROLE"
         statements = (
             f"CREATE ROLE owner LOGIN {rights} PASSWORD '{password}'\n"
             f"CREATE DATABASE {self.database} OWNER owner\n"
         )
         options = ["--single", "--exit_on_error=on", "postgres"]
-        self.run(log, new, "postgres", *options, stdin=statements)
+        self.run(log, cluster, "postgres", *options, stdin=statements)
         (self.folder / "password").write_text(password)
-        new.rename(self.cluster)
+        cluster.rename(self.cluster)
 
     def separate_roles(self, log: IO[bytes]) -> None:
-        """Add the role of the service, `app`. That was the owner's name in earlier versions."""
+        """Add `app`, the role of the service.
+
+        In clusters of earlier versions, `app` is the owner, which is renamed to `owner`.
+        """
         password = (self.folder / "password").read_text()
         statement = f"""DO $$
             DECLARE name text;
@@ -251,7 +263,7 @@ class Server:
                     EXECUTE format('GRANT USAGE ON ALL SEQUENCES IN SCHEMA %I TO app', name);
                 END LOOP;
             END $$;\n\n"""  # noqa: S608
-        # With "-j", a statement ends with an empty line.
+        # With "-j", an empty line ends a statement.
         options = ["--single", "-j", "--exit_on_error=on", self.database]
         self.run(log, self.cluster, "postgres", *options, stdin=statement)
         (self.folder / "roles").touch()
@@ -267,14 +279,14 @@ class Server:
                 output = self.run(log, self.folder, "postgres", "--version")
             except PermissionError as error:
                 raise PostgresError(
-                    f"The user {self.account.pw_name} cannot run {error.filename}, a copy for "
-                    "PostgreSQL, which root may not run. Set TMPDIR to a folder that everybody may "
-                    "enter, and that is not mounted with `noexec`."
+                    f"The user {self.account.pw_name} cannot run {error.filename}. PostgreSQL "
+                    "refuses to run as root, so this user has to run it. Set TMPDIR to a folder "
+                    "that every user may enter, and that is not mounted with `noexec`."
                 ) from None
         return int(re.sub(r".*\) (\d+).*", r"\1", output.strip()))
 
     def copy_binaries(self) -> None:
-        """Copy them to where the account may go, with the libraries that stand beside the wheel."""
+        """Copy the programs and the wheel's libraries to a folder that the account can read."""
         self.remove_copy()
         copy, packages = Path(mkdtemp(prefix="postgres-")), self.binaries.parents[2]
         (self.folder / "binaries").symlink_to(copy)
@@ -308,9 +320,9 @@ class Server:
         output: int | IO[bytes],
     ) -> Popen[bytes]:
         handle = os.open(cluster, os.O_RDONLY)
-        # Root's account may not enter a private project's folders, but may use an open one.
-        private = self.account and sys.platform == "linux"
-        place = f"/proc/self/fd/{handle}" if private else str(cluster)
+        # The account may lack access to the parents of the folder, but can use an open handle.
+        uses_handle = self.account and sys.platform == "linux"
+        directory = f"/proc/self/fd/{handle}" if uses_handle else str(cluster)
         try:
             return Popen(
                 [self.binaries / program, *options],
@@ -318,8 +330,8 @@ class Server:
                 stdout=output,
                 stderr=STDOUT,
                 cwd="/",
-                env={"LC_ALL": "C", "TZ": "UTC", "PGDATA": place},
-                pass_fds=[handle, log.fileno()],  # With it, the lock of the log.
+                env={"LC_ALL": "C", "TZ": "UTC", "PGDATA": directory},
+                pass_fds=[handle, log.fileno()],  # The open log keeps its lock.
                 user=self.account.pw_uid if self.account else None,
                 group=self.account.pw_gid if self.account else None,
                 extra_groups=[] if self.account else None,
@@ -361,23 +373,23 @@ def guard(server: Server) -> None:
 
 def main(binaries: str, data: str | None = None) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # A guard goes when its user goes.
+        signal.signal(number, signal.SIG_IGN)  # A guard exits when its user does.
     os.umask(0o077)
     folder = None
     try:
         folder = Path(data or mkdtemp(prefix="postgres-"))
         folder.mkdir(parents=True, exist_ok=True)
         owner = folder.stat()
-        if os.geteuid() == 0 and owner.st_uid != 0:  # Root leaves no file of its own there.
+        if os.geteuid() == 0 and owner.st_uid != 0:  # Do not create files of root there.
             os.setgroups([])
             os.setgid(owner.st_gid)
             os.setuid(owner.st_uid)
         guard(Server(Path(binaries), folder, durable=bool(data)))
     except OSError as error:
         sys.exit(
-            f"PostgreSQL cannot use {error.filename or folder}: {error.strerror}. Make "
-            f"{folder or 'the folder for temporary files'} a writable folder of yours. If it "
-            "holds a development database that you do not need, you can delete it."
+            f"PostgreSQL cannot use {error.filename or folder}: {error.strerror}. Make sure that "
+            f"{folder or 'the folder for temporary files'} is a folder that you can write to. If "
+            "it holds a development database that you do not need, you can delete it."
         )
     except PostgresError as error:
         sys.exit(str(error))

@@ -1,7 +1,7 @@
-"""An OpenID Connect provider for development and tests, which believes everybody.
+"""An OpenID Connect provider for development and tests. It does not authenticate anybody.
 
-Who asks for a token says whose it is to be, and that is all. So it only listens on 127.0.0.1,
-and what it knows ends with the process.
+Whoever requests a token chooses its subject, scopes and roles. So the provider listens on 127.0.0.1
+only, and its keys are lost when the process exits.
 """
 
 import re
@@ -42,7 +42,7 @@ LOCAL = r"http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?/"
 FORM = """<!doctype html>
 <title>Who are you?</title>
 <h1>Who are you?</h1>
-<p>This provider is for development only, and believes you.
+<p>This provider is for development only. It asks for no password.
 <form method="post">
 <p><label>Subject <input name="subject" value="ada" required autofocus></label>
 <p><label>Roles <input name="roles"></label>
@@ -76,13 +76,13 @@ class Provider:
     def __init__(self, issuer: str, audience: str) -> None:
         self.issuer = issuer
         self.audience = audience
-        self._first = {name: make_key(name, name) for name in ("RS256", "ES256", "EdDSA")}
+        self._initial_keys = {name: make_key(name, name) for name in ("RS256", "ES256", "EdDSA")}
         self._codes: dict[str, dict[str, str]] = {}
         self.reset()
 
     def reset(self) -> None:
-        """Forget what tests have changed."""
-        self.keys = dict(self._first)
+        """Undo all changes that tests have made."""
+        self.keys = dict(self._initial_keys)
         self.trouble: Literal["", "fails", "hangs"] = ""
         self.requests: Counter[str] = Counter()
         self.documents: dict[str, object] = {
@@ -102,11 +102,11 @@ class Provider:
 
     @property
     def variables(self) -> dict[str, str]:
-        """The settings of a service that accepts its tokens."""
+        """The settings of a service that accepts tokens of this provider."""
         return {
             "AUTH_ISSUER": self.issuer,
             "AUTH_AUDIENCE": self.audience,
-            # The defaults, whatever `.env` has for another provider.
+            # Use the defaults, even if `.env` sets these for another provider.
             "AUTH_METADATA_URL": "",
             "AUTH_TENANTS": "",
             "AUTH_AUDIENCE_CLAIM": "",
@@ -137,10 +137,10 @@ class Provider:
         return jwt.encode(claims, key.private, key.algorithm, {"kid": key_id, "typ": type_})
 
     async def show(self, request: Request) -> Response:
-        """Answer with the configuration or the keys, and count how often."""
+        """Return the configuration or the keys, and count the requests."""
         path = request.url.path
         self.requests[path] += 1
-        while self.trouble == "hangs":  # noqa: ASYNC110, another thread ends it
+        while self.trouble == "hangs":  # noqa: ASYNC110, another thread changes it
             await anyio.sleep(0.01)
         if self.trouble == "fails":
             return Response(status_code=503)
@@ -148,39 +148,39 @@ class Provider:
         return JSONResponse(self.documents.get(path, keys))
 
     async def authorize(self, request: Request) -> Response:
-        """Ask who it is, and send the answer back as a code (RFC 6749, section 4.1)."""
-        asked = dict(request.query_params)
-        if not re.match(LOCAL, asked.get("redirect_uri", "")):
-            raise HTTPException(400, "The redirect_uri should be on this machine.")
-        if asked.get("code_challenge_method") != "S256":
-            raise HTTPException(400, "The code_challenge_method should be S256 (RFC 7636).")
+        """Show a form for the user, then redirect with a code (RFC 6749, section 4.1)."""
+        query = dict(request.query_params)
+        if not re.match(LOCAL, query.get("redirect_uri", "")):
+            raise HTTPException(400, "The redirect_uri must be on this machine.")
+        if query.get("code_challenge_method") != "S256":
+            raise HTTPException(400, "The code_challenge_method must be S256 (RFC 7636).")
         if request.method == "GET":
-            return HTMLResponse(FORM.format(scope=escape(asked.get("scope", ""))))
+            return HTMLResponse(FORM.format(scope=escape(query.get("scope", ""))))
         code = secrets.token_urlsafe()
-        self._codes[code] = asked | await read_form(request)
-        answer = {"code": code, "state": asked.get("state", "")}
-        return RedirectResponse(f"{asked['redirect_uri']}?{urlencode(answer)}", 303)
+        self._codes[code] = query | await read_form(request)
+        parameters = {"code": code, "state": query.get("state", "")}
+        return RedirectResponse(f"{query['redirect_uri']}?{urlencode(parameters)}", 303)
 
     async def grant(self, request: Request) -> Response:
         form = await read_form(request)
         match form.get("grant_type"):
             case "client_credentials":
-                granted = {"subject": form.get("client_id", ""), **form}
+                grant = {"subject": form.get("client_id", ""), **form}
             case "authorization_code":
-                granted = self._codes.pop(form.get("code", ""), {})
-                if not matches(granted.get("code_challenge"), form.get("code_verifier", "")):
+                grant = self._codes.pop(form.get("code", ""), {})
+                if not matches(grant.get("code_challenge"), form.get("code_verifier", "")):
                     return JSONResponse({"error": "invalid_grant"}, 400)
             case _:
                 return JSONResponse({"error": "unsupported_grant_type"}, 400)
-        scopes, roles = granted.get("scope", "").split(), granted.get("roles", "").split()
-        claims = self.make_claims(granted.get("subject", ""), scopes, roles)
+        scopes, roles = grant.get("scope", "").split(), grant.get("roles", "").split()
+        claims = self.make_claims(grant.get("subject", ""), scopes, roles)
         token = self.sign(claims)
-        answer = {"token_type": "Bearer", "expires_in": LIFETIME, "access_token": token}
+        body = {"token_type": "Bearer", "expires_in": LIFETIME, "access_token": token}
         if "openid" in scopes:
-            mine = {"aud": form.get("client_id"), "at_hash": hash_token(token)}
-            nonce = {"nonce": granted["nonce"]} if "nonce" in granted else {}
-            answer["id_token"] = self.sign(claims | mine | nonce, type_="JWT")
-        return JSONResponse(answer, headers={"Cache-Control": "no-store"})
+            id_claims = claims | {"aud": form.get("client_id"), "at_hash": hash_token(token)}
+            nonce = {"nonce": grant["nonce"]} if "nonce" in grant else {}
+            body["id_token"] = self.sign(id_claims | nonce, type_="JWT")
+        return JSONResponse(body, headers={"Cache-Control": "no-store"})
 
 
 async def read_form(request: Request) -> dict[str, str]:
@@ -188,19 +188,19 @@ async def read_form(request: Request) -> dict[str, str]:
 
 
 def hash_token(token: str) -> str:
-    """Return the `at_hash` for it (OpenID Connect Core, section 3.1.3.6)."""
+    """Return the `at_hash` of an access token (OpenID Connect Core, section 3.1.3.6)."""
     return urlsafe_b64encode(sha256(token.encode()).digest()[:16]).rstrip(b"=").decode()
 
 
 def matches(challenge: str | None, verifier: str) -> bool:
-    """Whether the sender of a code is the one who asked for it (RFC 7636, section 4.6)."""
+    """Whether the sender of a code has also requested it (RFC 7636, section 4.6)."""
     digest = urlsafe_b64encode(sha256(verifier.encode()).digest()).rstrip(b"=")
     return challenge == digest.decode()
 
 
 @contextmanager
 def running_provider(audience: str, context: ssl.SSLContext | None = None) -> Generator[Provider]:
-    """Serve on a free port until the block ends: with a context by https."""
+    """Run a provider on a free port until the block ends, with HTTPS if there is a context."""
     scheme = "https" if context else "http"
     with socket.create_server((HOST, 0)) as listener:
         provider = Provider(f"{scheme}://{HOST}:{listener.getsockname()[1]}", audience)
@@ -210,14 +210,14 @@ def running_provider(audience: str, context: ssl.SSLContext | None = None) -> Ge
             Route("/authorize", provider.authorize, methods=["GET", "POST"]),
             Route("/token", provider.grant, methods=["POST"]),
         ]
-        # For the interactive docs, which are on another port.
-        everybody = {"allow_origins": ["*"], "allow_methods": ["*"], "allow_headers": ["*"]}
-        cors = Middleware(CORSMiddleware, **everybody)
+        # The interactive docs have another port, so their requests are cross-origin.
+        permissions = {"allow_origins": ["*"], "allow_methods": ["*"], "allow_headers": ["*"]}
+        cors = Middleware(CORSMiddleware, **permissions)
         app = Starlette(routes=routes, middleware=[cors])
         server = uvicorn.Server(
             uvicorn.Config(
                 app,
-                workers=1,  # whatever WEB_CONCURRENCY says
+                workers=1,  # even if WEB_CONCURRENCY is set
                 log_config=None,
                 access_log=False,
                 lifespan="off",
@@ -236,8 +236,8 @@ def running_provider(audience: str, context: ssl.SSLContext | None = None) -> Ge
 
 @contextmanager
 def development_provider(service: str) -> Generator[dict[str, str]]:
-    """Run a provider, say how to get a token, and yield the variables that name it."""
+    """Run a provider, print how to get a token, and yield the settings that accept it."""
     with running_provider(service) as provider:
         curl = f"curl -d grant_type=client_credentials -d client_id=ada {provider.issuer}/token"
-        print(f"A provider for development, which believes everybody: {curl}", file=sys.stderr)
+        print(f"Get a token from the provider for development with: {curl}", file=sys.stderr)
         yield {**provider.variables, "AUTH_DOCS_CLIENT_ID": "docs"}

@@ -1,4 +1,4 @@
-"""The HTTP client that asks the provider."""
+"""The HTTP client for requests to the provider."""
 
 import os
 import re
@@ -11,16 +11,16 @@ PROXIES = re.compile("(ALL|HTTPS?|NO)_PROXY", re.IGNORECASE)
 
 
 def make_client(issuer: str) -> AsyncClient:
-    """Make a client with the certificates and the proxy that the environment names.
+    """Make a client with the certificates and the proxy of the environment.
 
     Raise `ValueError` if they cannot be used.
     """
-    if not issuer.startswith("https:"):  # on this machine or beside it, so not behind a proxy
+    if not issuer.startswith("https:"):  # in development, so without a proxy
         return AsyncClient(follow_redirects=False, trust_env=False)
     check_certificates()
     try:
         return AsyncClient(follow_redirects=False)
     except (ImportError, InvalidURL, ValueError):
-        # Not with the error, which may quote the password of the proxy.
+        # The error is left out, because it may contain the password of the proxy.
         names = ", ".join(sorted(filter(PROXIES.fullmatch, os.environ)))
         raise ValueError(f"needs a proxy with http:// or https:// in {names}") from None

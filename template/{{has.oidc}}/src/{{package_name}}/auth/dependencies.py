@@ -39,7 +39,7 @@ async def get_optional_principal(
     return await connection.state["auth"].tokens.verify(token) if token is not None else None
 
 
-# None for a request without a token; one that is not valid is refused nevertheless.
+# None for a request without a token. A token that is not valid is still refused.
 OptionalPrincipal = Annotated[Principal | None, Depends(get_optional_principal)]
 
 
@@ -53,7 +53,7 @@ class InsufficientScope(Forbidden):
 
 
 class RequireScope:
-    """The principal, if its token has the scope: `Depends(RequireScope("items:write"))`."""
+    """Require a scope of the access token: `Depends(RequireScope("items:write"))`."""
 
     def __init__(self, scope: str) -> None:
         self.scope = scope
@@ -65,7 +65,7 @@ class RequireScope:
 
 
 class RequireRole:
-    """The principal, if it has the role: `Depends(RequireRole("admin"))`."""
+    """Require a role of the principal: `Depends(RequireRole("admin"))`."""
 
     def __init__(self, role: str) -> None:
         self.role = role

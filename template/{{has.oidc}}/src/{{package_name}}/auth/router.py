@@ -17,24 +17,24 @@ async def get_me(principal: CurrentPrincipal) -> Principal:
 
 
 def add_auth(app: FastAPI, settings: AuthSettings) -> None:
-    """Add the endpoints, and let the interactive docs log in at the provider."""
+    """Add the endpoints, and the login at the provider to the interactive docs."""
     app.include_router(router, prefix="/v1")
     make_document = app.openapi
 
     def make_document_with_provider() -> dict[str, Any]:
         document = make_document()
         scheme = document["components"]["securitySchemes"][bearer.scheme_name]
-        if settings.model_fields_set:  # not in `openapi`, which is without settings
+        if settings.model_fields_set:  # The command `openapi` has no settings.
             scheme["openIdConnectUrl"] = settings.discovery_url
         return document
 
-    # As FastAPI's manual extends the document.
+    # This is how FastAPI's documentation extends the document.
     app.openapi = make_document_with_provider  # pyrefly: ignore[method-assign]
     if settings.docs_client_id:
         app.swagger_ui_init_oauth = {
             "clientId": settings.docs_client_id,
             "usePkceWithAuthorizationCodeGrant": True,
             "scopes": "openid",
-            # Some providers issue a token for an API only to those who name it.
+            # Some providers issue a token for an API only if the request names it.
             "additionalQueryStringParams": {"audience": settings.audience[0]},
         }

@@ -1,4 +1,4 @@
-"""What authentication needs for as long as the process lives."""
+"""The objects of authentication that live as long as the process."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""Access tokens: JWTs (RFC 9068) that the OpenID Connect provider has signed for this service."""
+"""Verifies access tokens: JWTs (RFC 9068) that the OpenID Connect provider has signed."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,15 +16,15 @@ from .settings import AuthSettings
 logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger()
 
 MAX_LENGTH = 16_384
-LEEWAY = 30  # seconds that the clocks may differ
-# Claims of other tokens that a provider may sign for the same audience.
+LEEWAY = 30  # seconds by which clocks may differ
+# Claims that only other kinds of tokens have. A provider may sign those for the same audience.
 OTHER_CLAIMS = {
     # ID tokens (OpenID Connect Core, sections 2 and 3.3.2.11; FAPI 1.0)
     "nonce",
     "at_hash",
     "c_hash",
     "s_hash",
-    # Security events (RFC 8417), log-out tokens among them
+    # Security events (RFC 8417), such as logout tokens
     "events",
     # Responses to introspection (RFC 9701)
     "token_introspection",
@@ -33,7 +33,7 @@ BOUND = (
     "The access token is bound to a key (cnf), and this service does not verify proofs of it: "
     "send a bearer token."
 )
-# The claims that errors of PyJWT are about.
+# The claim that each error of PyJWT is about.
 CLAIMS: dict[type[Exception], str] = {
     jwt.InvalidIssuerError: "iss",
     jwt.InvalidAudienceError: "aud",
@@ -51,23 +51,23 @@ class ClaimError(jwt.InvalidTokenError):
 
 
 class WrongKindError(ClaimError):
-    """Not an access token."""
+    """The token is not an access token."""
 
 
 class WrongClientError(ClaimError):
-    """Issued to a client that the settings do not list."""
+    """The token was issued to a client that the settings do not list."""
 
 
 class WrongTimeError(ClaimError):
-    """Not a number."""
+    """The value of a time is not a number."""
 
 
 class LongLifetimeError(ClaimError):
-    """Valid for longer than the settings allow."""
+    """The token is valid for longer than the settings allow."""
 
 
 class BoundTokenError(ClaimError):
-    """Good only together with a proof that its sender has a key (DPoP, mutual TLS)."""
+    """The token needs a proof that its sender has a key (DPoP, mutual TLS)."""
 
 
 class Tokens:
@@ -76,7 +76,7 @@ class Tokens:
         self._provider = provider
         self._types = {type_.lower() for type_ in settings.token_types}
         self._issuers = settings.issuers
-        # Without an audience, PyJWT refuses a token that has one: it is for another service.
+        # With None, PyJWT refuses tokens that have an audience. They are for another service.
         self._audience = settings.audience if settings.audience_claim == "aud" else None
         self._checks: Options = {
             "require": ["iss", settings.audience_claim, "sub", "iat", "exp"],
@@ -84,7 +84,10 @@ class Tokens:
         }
 
     async def verify(self, token: str) -> Principal:
-        """Return whom it names. Raise `InvalidToken`; `Unavailable` while there are no keys."""
+        """Return the principal of a token.
+
+        Raise `InvalidToken` if it is refused, and `Unavailable` while there are no keys.
+        """
         try:
             claims = await self._verify(token)
         except (jwt.PyJWTError, RecursionError, TypeError, ValueError) as error:
@@ -101,9 +104,9 @@ class Tokens:
     async def _verify(self, token: str) -> dict[str, Any]:
         if len(token) > MAX_LENGTH:
             raise jwt.DecodeError
-        # The header alone: the claims are decoded below, and twice would take half as long again.
+        # Decode the header only. Decoding the claims twice would take 50 % longer.
         header = jwt.get_unverified_header(token.partition(".")[0] + "..")
-        # RFC 7515, section 4.1.9: a media type, of which "application/" may be missing.
+        # A media type. The prefix "application/" is optional (RFC 7515, section 4.1.9).
         type_ = str(header.get("typ", "JWT")).lower().removeprefix("application/")
         if type_ not in self._types:
             raise WrongKindError("typ")
@@ -123,8 +126,8 @@ class Tokens:
         return claims
 
     def _check(self, claims: Mapping[str, Any]) -> None:
-        """Raise unless it is an access token that is good for its bearer, and for a while."""
-        # PyJWT would take "1" for a time.
+        """Raise unless this is a bearer access token with a valid lifetime, client and subject."""
+        # PyJWT would accept "1" as a time.
         for name in ("iat", "nbf", "exp"):
             if type(claims.get(name, 0)) not in (int, float):
                 raise WrongTimeError(name)
@@ -134,42 +137,45 @@ class Tokens:
             raise WrongClientError("client_id")
         if "cnf" in claims:  # RFC 7800
             raise BoundTokenError("cnf")
-        # Keycloak names the kind in `typ`, Cognito in `token_use`.
+        # Keycloak has the kind of a token in the claim `typ`, Cognito in `token_use`.
         for name, kind in {"typ": "Bearer", "token_use": "access"}.items():
             if claims.get(name, kind) != kind:
                 raise WrongKindError(name)
-        if others := OTHER_CLAIMS & claims.keys():
-            raise WrongKindError(min(others))
+        if names := OTHER_CLAIMS & claims.keys():
+            raise WrongKindError(min(names))
         # OpenID Connect Core, section 2.
         if not (1 <= len(claims["sub"]) <= 255 and claims["sub"].isprintable()):
             raise InvalidSubjectError
 
 
 def find_claim(claims: object, name: str) -> object:
-    """Return the claim of this name, else what is at this path: `realm_access.roles`.
+    """Return the claim with this name, or else the value at this path: `realm_access.roles`.
 
-    A name in the path may have dots in it: `resource_access.my.client.roles`.
+    Names in a path may contain dots: `resource_access.my.client.roles`. None if there is neither.
     """
     if not isinstance(claims, dict):
         return None
     if name in claims:
         return claims[name]
-    dots = [place for place, character in enumerate(name) if character == "."]
-    found = (find_claim(claims.get(name[:dot]), name[dot + 1 :]) for dot in reversed(dots))
-    return next((value for value in found if value is not None), None)
+    dots = [index for index, character in enumerate(name) if character == "."]
+    values = (find_claim(claims.get(name[:dot]), name[dot + 1 :]) for dot in reversed(dots))
+    return next((value for value in values if value is not None), None)
 
 
 def read_scopes(value: object) -> frozenset[str]:
-    """Words in a string (RFC 8693, section 4.2), or a list; anything else is none."""
+    """Read the words of a string (RFC 8693, section 4.2) or a list. Ignore other values."""
     words = value.split() if isinstance(value, str) else value
     return read_roles(words) if isinstance(words, list) else frozenset()
 
 
 def read_roles(value: object) -> frozenset[str]:
-    """A list, a single one, which may have spaces in it, or an object; anything else is none."""
+    """Read a list, an object, or a string, which is one role even with spaces in it.
+
+    Ignore other values.
+    """
     roles = [value] if isinstance(value, str) and value else value
     if isinstance(roles, dict):
-        # Zitadel: for each role the organizations that have granted it.
+        # Zitadel: each role, with the organizations that have granted it.
         roles = [role for role, grants in roles.items() if grants and isinstance(grants, dict)]
     if not isinstance(roles, list):
         return frozenset()
