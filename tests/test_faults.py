@@ -147,13 +147,13 @@ def check_pools(service: Service, postgres: Postgres) -> None:
     assert [answer.result().status_code for answer in answers] == [201] * POOL + [200] * POOL
 
 
-@row("The database is away when the process starts")
+@row("The database is unreachable when the process starts")
 def test_a_database_that_is_away_at_the_start(
     start: Start, migrated: None, postgres: Postgres
 ) -> None:
     postgres.halt()
     service = start(is_ready=False)
-    [line] = service.events(event="the database is away")
+    [line] = service.events(event="the database is unreachable")
     assert line["level"] == "warning"
     assert "Connect call failed" in line["cause"]
     assert "Connection refused" in explain(service, service.client.get("/health/ready"))
@@ -321,7 +321,7 @@ def test_a_certificate_that_cannot_be_verified(
     assert "The server needs TLS (ssl = on), and a certificate for its host" in refused.stdout
     assert "Traceback" not in refused.stdout
     service = start(is_ready=False, **variables)
-    [line] = service.events(event="the database is away")
+    [line] = service.events(event="the database is unreachable")
     assert cause in line["cause"]
     assert cause in explain(service, service.client.get("/health/ready"))
     assert service.client.get("/health/live").status_code == 200
@@ -343,7 +343,7 @@ def test_a_server_that_asks_for_a_certificate(
     start(DATABASE_URL=f"{verified_url}&sslcert={certificate}")
 
 
-@row("The reader is away, the writer is not")
+@row("The reader is unreachable, the writer is not")
 def test_a_reader_that_is_away(start: Start, migrated: None, postgres: Postgres) -> None:
     away = postgres.url.replace(str(postgres.port), str(free_port()))
     service = start(is_ready=False, DATABASE_READER_URL=away)
@@ -353,7 +353,7 @@ def test_a_reader_that_is_away(start: Start, migrated: None, postgres: Postgres)
         assert "Connection refused" in explain(service, response)
 
 
-@row("The writer is away, the reader is not")
+@row("The writer is unreachable, the reader is not")
 def test_a_writer_that_is_away(start: Start, service: Service, postgres: Postgres) -> None:
     away = postgres.url.replace(str(postgres.port), str(free_port()))
     other = start(
@@ -458,7 +458,7 @@ def test_slow_clients_stop_nobody(service: Service, postgres: Postgres) -> None:
     assert eventually(lambda: service.open_files < files + 70)
 
 
-@row("A client goes away in the middle of a write")
+@row("A client disconnects during a write")
 def test_a_client_that_goes_away(service: Service, postgres: Postgres) -> None:
     name = token_hex(8)
     body = f'{{"name": "{name}"}}'
@@ -699,7 +699,7 @@ def test_a_statement_that_is_wrong(broken: Service) -> None:
     assert "DETAIL" not in bug
 
 
-@row("A value that its column cannot hold")
+@row("A value that its column cannot store")
 def test_a_value_that_is_too_long(broken: Service) -> None:
     change_schema(broken, "ALTER TABLE items ALTER name TYPE varchar(3)")
     response = post_secret(broken)

@@ -176,7 +176,7 @@ def test_a_body_that_is_compressed(service: Service) -> None:
     check_problem(service.client.post(ITEMS, content=body, headers=headers), 422)
 
 
-@row("A form that makes no sense")
+@row("An invalid form")
 @pytest.mark.parametrize("path", ["/v1/auth/token", "/v1/auth/revoke"])
 @pytest.mark.parametrize(
     "form",
@@ -202,7 +202,7 @@ def test_forms(service: Service, shape: dict[str, str], path: str, form: bytes) 
     check_problem(service.client.post(path, files=files), file)
 
 
-@row("A path or a query that makes no sense")
+@row("An invalid path or query")
 @pytest.mark.parametrize(
     ("path", "status"),
     [
@@ -234,7 +234,7 @@ def test_of_a_duplicate_parameter_the_last_counts(service: Service) -> None:
     assert len(response.json()["items"]) == 2
 
 
-@row("A header that makes no sense")
+@row("An invalid header")
 @pytest.mark.parametrize(
     ("header", "value"),
     [
@@ -252,7 +252,7 @@ def test_headers(service: Service, header: str, value: bytes) -> None:
     assert response.status_code == 200
 
 
-@row("A method that is not there")
+@row("An unknown method")
 @pytest.mark.parametrize("method", ["PUT", "OPTIONS", "TRACE", "CONNECT"])
 def test_methods(service: Service, method: str) -> None:
     response = service.client.request(method, ITEMS)
@@ -260,7 +260,7 @@ def test_methods(service: Service, method: str) -> None:
     assert response.headers["Allow"] == "GET, HEAD, POST"
 
 
-@row("What is no HTTP, a request without `Host`, or a handshake that is not valid")
+@row("Invalid HTTP, a request without `Host`, or an invalid handshake")
 @pytest.mark.parametrize(
     "data",
     [
@@ -355,7 +355,7 @@ def test_headers_of_a_later_request(service: Service) -> None:
         check_refusal(read_to_end(client), 431)
 
 
-@row("What is no HTTP, a request without `Host`, or a handshake that is not valid")
+@row("Invalid HTTP, a request without `Host`, or an invalid handshake")
 def test_a_handshake_that_is_no_http(service: Service) -> None:
     check_refusal(exchange(service, [GET, UPGRADE, b"Content-Length: 1\r\n\r\nx"]), 400)
     assert service.answers()
