@@ -132,6 +132,7 @@ def serve(
     """Answer requests until a signal; exit with 1 if a request had to be cut short, else with 0."""
     proxies = read_proxies()
     try:
+        host.encode("idna")  # fails before there is a socket, which would stay open
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         # "::" is any address, also one of IPv4.
         is_dual = host == "::" and socket.has_dualstack_ipv6()
@@ -141,6 +142,11 @@ def serve(
         option = "--port, or PORT" if is_taken else "--host, or LISTEN_HOST"
         raise click.ClickException(
             f"Cannot listen on {host}:{port}: {error.strerror}. Choose another {option}."
+        ) from None
+    except UnicodeError:
+        raise click.ClickException(
+            f"Cannot listen on {host}:{port}: this is no host name. "
+            "Choose another --host, or LISTEN_HOST."
         ) from None
     if has_docs:
         click.echo(f"Interactive docs: http://{host}:{port}/docs", err=True)

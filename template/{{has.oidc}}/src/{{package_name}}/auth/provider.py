@@ -26,8 +26,18 @@ KEPT = 86_400.0  # how long they are taken while the provider does not answer
 PAUSE = 30.0  # before the next fetch: tokens with invented keys must not cause many
 PAUSE_WITHOUT_KEYS = 2.0
 
-# What it may answer, or not: nothing, no JSON, or JSON of another kind.
-FAILURES = (HTTPError, InvalidURL, OSError, RecursionError, TypeError, ValueError)
+# What it may answer, or not: nothing, no JSON, JSON of another kind, or a URL whose port is out of
+# range. Several addresses of a host fail in a group.
+FAILURES = (
+    HTTPError,
+    InvalidURL,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    ExceptionGroup,
+)
 
 
 class Provider:

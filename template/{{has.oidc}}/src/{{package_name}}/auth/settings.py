@@ -5,24 +5,37 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import NoDecode
 
 from ..groups import CommaSeparated, Group, Seconds, split_commas
+from ..middleware import normalize_host
 from .client import make_client
 
 TENANT = "{tenantid}"  # in the issuer that Entra ID publishes for all its tenants
 
 
+ORIGIN = r"https?://(?P<host>\[[0-9a-fA-F:.]+\]|[0-9A-Za-z_.-]+)(:(?P<port>[0-9]+))?"
+
+
+def is_url(url: str, path: str) -> bool:
+    """Whether a client can use it, and what follows its origin matches the pattern `path`."""
+    match = re.fullmatch(ORIGIN + path, url)
+    if match is None or not 1 <= int(match["port"] or 443) <= 65_535:
+        return False
+    try:
+        normalize_host(match["host"])
+    except ValueError:
+        return False
+    return True
+
+
 def check_issuer(issuer: str) -> str:
     """Leave it as it is: the `iss` of a token has to be the same to the letter."""
-    url = issuer.replace(f"/{TENANT}/", "/-/")
-    pattern = r"https?://(\[[\da-fA-F:.]+\]|[\w.-]+)(:(?P<port>\d+))?(/[^?#\s{}]*)?"
-    match = re.fullmatch(pattern, url)
-    if not match or int(match["port"] or 443) > 65_535:
+    if not is_url(issuer.replace(f"/{TENANT}/", "/-/"), r"(/[^?#\s{}]*)?"):
         raise ValueError("should be https://id.example.com/..., or http:// in development")
     make_client(issuer)
     return issuer
 
 
 def check_metadata_url(url: str) -> str:
-    if not re.fullmatch(r"(https?://[^/?#@\s{}]+/[^#\s{}]*)?", url):
+    if url and not is_url(url, r"/[^#\s{}]*"):
         raise ValueError("should be https://id.example.com/.well-known/openid-configuration")
     make_client(url)
     return url
