@@ -424,7 +424,7 @@ def test_database_url_is_used_and_no_server_started(
         refused = run(project, UV, "run", "poe", "test", DATABASE_URL=other)
         assert refused.returncode != 0
         assert "its name does not end in _test" in refused.stdout
-        # A role that can make no other.
+        # A role that cannot create another one.
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("CREATE ROLE ada LOGIN CREATEDB PASSWORD 'hunter2'")
         before = list_objects(url)
@@ -432,7 +432,7 @@ def test_database_url_is_used_and_no_server_started(
         output = succeed(
             project, UV, "run", "poe", "test", "-k", "role or item", DATABASE_URL=alone
         )
-        assert "The role in DATABASE_URL can make no other." in output
+        assert "The role in DATABASE_URL cannot create another role." in output
         assert list_objects(url) == before
     assert not (project / ".local").exists()
 

@@ -67,7 +67,7 @@ def add_migrations(project: Path, code: str) -> None:
 TESTS = {
     "auth": "tests/auth/test_protection.py::test_each_route_is_public_or_asks_for_a_credential",
     "database": "tests/test_migrations.py"
-    "::test_migrations_go_up_and_down_and_make_what_the_models_say",
+    "::test_migrations_upgrade_downgrade_and_match_the_models",
 }
 # With a database, one kind of callers is enough: migrations take their time.
 ROWS = [
