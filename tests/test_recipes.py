@@ -66,8 +66,7 @@ def add_migrations(project: Path, code: str) -> None:
 # The tests of a project that look at what the recipes add, by the flag that they need.
 TESTS = {
     "auth": "tests/auth/test_protection.py::test_each_route_is_public_or_asks_for_a_credential",
-    "database": "tests/test_migrations.py"
-    "::test_migrations_upgrade_downgrade_and_match_the_models",
+    "database": "tests/test_migrations.py::test_migrations_upgrade_downgrade_and_match_the_models",
 }
 # With a database, one kind of callers is enough: migrations take their time.
 ROWS = [
