@@ -1,4 +1,4 @@
-"""What people and CI run: `uvx nox`, or `uvx nox -s lint` for one session."""
+"""The checks that developers and CI run: `uvx nox`, or `uvx nox -s lint` for one session."""
 
 import nox
 
@@ -26,7 +26,7 @@ FAULTS = ("tests/test_faults.py", "tests/test_hostile.py", "tests/test_streams.p
 
 
 def run(session: nox.Session, *command: str) -> None:
-    """Run a command in an environment as uv.lock describes it."""
+    """Run a command in an environment with the versions in uv.lock."""
     environment = {"UV_PROJECT_ENVIRONMENT": session.virtualenv.location}
     session.run("uv", "run", "--locked", "--quiet", *command, *session.posargs, env=environment)
 
@@ -41,7 +41,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Test the questions, the renders, the sources, and the launcher of PostgreSQL."""
+    """Test the questions, rendered files, the sources, and the launcher of PostgreSQL."""
     others = (*PROJECTS, *UPDATES, *FAULTS)
     run(
         session,
@@ -54,13 +54,13 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def updates(session: nox.Session) -> None:
-    """Update projects from every release, with their own tasks, and on databases with data."""
+    """Test updates from each release, the update tasks of projects, and databases with data."""
     run(session, "pytest", "--numprocesses=2", *UPDATES)
 
 
 @nox.session
 def faults(session: nox.Session) -> None:
-    """Break what a service needs, ask too much of it, and send it anything."""
+    """Test services while their servers fail, under overload, and with malformed requests."""
     run(session, "pytest", "--numprocesses=2", "--dist=loadgroup", *FAULTS)
 
 
@@ -91,5 +91,5 @@ def examples(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def benchmarks(session: nox.Session) -> None:
-    """Measure a rendered service beside the least that could do the same, and write the page."""
+    """Compare a rendered service with minimal services, and write benchmarks/README.md."""
     run(session, "python", "-m", "benchmarks")

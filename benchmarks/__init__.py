@@ -1,11 +1,11 @@
-"""Measures what the template renders beside the least that could do the same work."""
+"""Compares a rendered service with minimal services that do the same work."""
 
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
 
-# What the tests share: the renderer of projects, and the PostgreSQL that comes from a wheel.
+# Modules of the tests: `harness` renders projects, `postgres` runs the server from a wheel.
 sys.path += [
     str(HERE.parent / "tests"),
     str(HERE.parent / "template" / "{{has.database}}" / "dev"),

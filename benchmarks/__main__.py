@@ -1,4 +1,4 @@
-"""What `uvx nox -s benchmarks` runs: it measures, and writes the page."""
+"""Measures and writes the page: `uvx nox -s benchmarks`."""
 
 import json
 import os
@@ -34,11 +34,11 @@ def main(options: Namespace) -> None:
     elif not options.page:
         if not shutil.which("wrk"):
             sys.exit("The load comes from wrk: apt install wrk, or brew install wrk.")
-        os.sched_setaffinity(0, OTHERS)  # whatever this process starts has these, too
+        os.sched_setaffinity(0, OTHERS)  # child processes inherit these cores
         with running() as bench:
             results: dict[str, Any] = read(folder) if options.fairness else {}
             for part in measure_all(bench, options):
-                results |= part  # kept part by part, since it takes long
+                results |= part  # saved after each part, because all take an hour
                 keep(folder, results)
     page.write(folder)
     print(folder / "README.md")
@@ -90,12 +90,12 @@ def describe(bench: Bench, options: Namespace) -> dict[str, Any]:
 def measure_rounds(
     bench: Bench, servers: list[Server], rounds: int, seconds: int
 ) -> list[list[dict[str, Any]]]:
-    """Measure the servers in turn, so that whatever else the machine does hits all alike."""
+    """Measure the servers in turn, so that other load on the machine affects all of them."""
     cells = [(work, connections) for connections in CONNECTIONS for work in WORKS]
-    for work in WORKS:  # none is measured cold
+    for work in WORKS:  # warm up
         for server in servers:
             measure(bench, server, work, 20, 1)
-    measured = []
+    results = []
     for number in range(rounds):
         samples: list[dict[str, Any]] = []
         for work, connections in cells:
@@ -103,29 +103,29 @@ def measure_rounds(
             samples += [
                 asdict(measure(bench, server, work, connections, seconds)) for server in servers
             ]
-        measured.append(samples)
-    return measured
+        results.append(samples)
+    return results
 
 
 def measure_scaling(
     bench: Bench, servers: list[Server], rounds: int, seconds: int
 ) -> list[dict[str, dict[str, float]]]:
-    """Compare one process on a core with two on two, each of which gets as many requests."""
-    others = [bench.start(server.name, CORES[1:2] or CORES) for server in servers]
+    """Compare one process on one core with two processes on two cores, with the same load each."""
+    second_servers = [bench.start(server.name, CORES[1:2] or CORES) for server in servers]
     works = [WORK["claims"], WORK["caller"]]
-    for work, server in product(works, others):  # none is measured cold
+    for work, server in product(works, second_servers):  # warm up
         measure(bench, server, work, 20, 1)
-    measured = []
+    results = []
     for _ in range(rounds):
         ratios: dict[str, dict[str, float]] = {work.name: {} for work in works}
-        for work, pair in product(works, zip(servers, others, strict=True)):
-            alone = measure(bench, pair[0], work, 20, seconds)
-            together = measure_together(bench, pair, work, seconds)
-            ratios[work.name][alone.server] = sum(sample.rate for sample in together) / alone.rate
-        measured.append(ratios)
-    for server in others:
+        for work, pair in product(works, zip(servers, second_servers, strict=True)):
+            single = measure(bench, pair[0], work, 20, seconds)
+            double = measure_together(bench, pair, work, seconds)
+            ratios[work.name][single.server] = sum(sample.rate for sample in double) / single.rate
+        results.append(ratios)
+    for server in second_servers:
         server.stop()
-    return measured
+    return results
 
 
 def measure_together(

@@ -1,4 +1,4 @@
-"""What the rendered service gets beside its own endpoints, at its extension points."""
+"""Endpoints that the benchmarks add to the rendered service, at its extension points."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ router = APIRouter()
 
 
 def add_extension(app: FastAPI) -> None:
-    """Add features of ten routes each in front of what is measured, or take the library's pool."""
+    """Add the measured endpoints, after features of ten routes each; or use SQLAlchemy's pool."""
     if os.environ.get("BENCHMARK_POOL") == "library":
         database.FairPool = AsyncAdaptedQueuePool
     for feature in range(int(os.environ.get("BENCHMARK_ROUTES", "0")) // 10):
@@ -38,10 +38,10 @@ async def get_claims(claims: TokenClaims) -> Claims:
 
 @router.get("/lag")
 async def measure_lag(seconds: float) -> list[float]:
-    """Return how many milliseconds late the loop was, each time."""
+    """Return the delays of the event loop in milliseconds, sorted."""
     lags: list[float] = []
     end = perf_counter() + seconds
-    while (started := perf_counter()) < end:
+    while (start := perf_counter()) < end:
         await asyncio.sleep(0.005)
-        lags.append((perf_counter() - started - 0.005) * 1000)
+        lags.append((perf_counter() - start - 0.005) * 1000)
     return sorted(lags)

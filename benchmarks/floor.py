@@ -1,6 +1,6 @@
-"""The floor: Starlette, asyncpg, PyJWT and json, the least that gives the service's answers.
+"""The floor: the same responses as the service, with only Starlette, asyncpg, PyJWT and json.
 
-It has no access log, no security headers, no throttle and no readable layers, all of which cost.
+It has no access log, security headers, throttle or layers, each of which takes time.
 """
 
 import os
@@ -61,7 +61,7 @@ hashing = CapacityLimiter(min(4, os.cpu_count() or 1))
 
 
 async def keep(connection: object) -> None:
-    """Spare the query that would reset a connection: nothing here changes its session."""
+    """Skip the query that resets a connection: no request changes its settings."""
 
 
 @asynccontextmanager
@@ -78,14 +78,14 @@ async def lifespan(app: Starlette) -> AsyncGenerator[dict[str, Any]]:
 def verify(request: Request) -> dict[str, Any]:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     try:
-        decoded = jwt.decode_complete(
+        token_parts = jwt.decode_complete(
             token, SECRET, ["HS256"], REQUIRED, issuer=ISSUER, audience=AUDIENCE, leeway=10
         )
     except jwt.InvalidTokenError:
         raise HTTPException(401) from None
-    if scheme.lower() != "bearer" or decoded["header"].get("typ") != "at+jwt":
+    if scheme.lower() != "bearer" or token_parts["header"].get("typ") != "at+jwt":
         raise HTTPException(401)
-    return decoded["payload"]
+    return token_parts["payload"]
 
 
 async def identify(request: Request, connection: Any) -> Any:
@@ -112,7 +112,7 @@ def write_item(item: Any) -> dict[str, Any]:
 
 
 async def read_item(request: Request, *, is_new: bool) -> dict[str, str] | Response:
-    """Return the fields of the body, or what is wrong with it as the service says it."""
+    """Return the fields of the body, or the response that the service gives for an invalid one."""
     body: dict[str, Any] = await request.json()
     errors = []
     if is_new and "name" not in body:
@@ -161,15 +161,15 @@ async def get_me(request: Request) -> Response:
 
 async def list_items(request: Request) -> Response:
     limit = int(request.query_params.get("limit", 50))
-    after = request.query_params.get("after")
+    cursor = request.query_params.get("after")
     async with request.state.pool.acquire() as connection:
         caller = await identify(request, connection)
-        if after:
-            found = await connection.fetch(LIST_AFTER, caller["id"], limit + 1, UUID(after))
+        if cursor:
+            rows = await connection.fetch(LIST_AFTER, caller["id"], limit + 1, UUID(cursor))
         else:
-            found = await connection.fetch(LIST, caller["id"], limit + 1)
-    items = [write_item(item) for item in found[:limit]]
-    return JSONResponse({"items": items, "next": items[-1]["id"] if len(found) > limit else None})
+            rows = await connection.fetch(LIST, caller["id"], limit + 1)
+    items = [write_item(item) for item in rows[:limit]]
+    return JSONResponse({"items": items, "next": items[-1]["id"] if len(rows) > limit else None})
 
 
 async def get_item(request: Request) -> Response:

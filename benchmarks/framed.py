@@ -1,4 +1,4 @@
-"""The floor with what any service owes its operators: request ids, access lines, safe headers."""
+"""The floor with request ids, an access log and security headers."""
 
 import json
 import sys
@@ -27,7 +27,7 @@ class Frame:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started, status = perf_counter(), 0
+        start, status = perf_counter(), 0
         request_id = dict(scope["headers"]).get(b"x-request-id", b"").decode() or token_hex(16)
 
         async def send_with_headers(message: Message) -> None:
@@ -45,7 +45,7 @@ class Frame:
                 "method": scope["method"],
                 "route": scope["path"],
                 "status": status,
-                "milliseconds": round((perf_counter() - started) * 1000, 1),
+                "milliseconds": round((perf_counter() - start) * 1000, 1),
                 "event": "request",
                 "request_id": request_id,
                 "level": "info",

@@ -1,4 +1,4 @@
-"""How the cost of the service grows: with its rows, routes, requests, log-ins and imports."""
+"""How the cost of the service grows: with its rows, routes, requests, logins and imports."""
 
 import re
 import subprocess
@@ -31,7 +31,7 @@ def measure_all(bench: Bench, seconds: int, rows: int, requests: int) -> dict[st
 
 
 def measure_pages(bench: Bench, seconds: int, rows: int) -> dict[str, Any]:
-    """Compare pages of an owner's many items: the second is behind as many items of another."""
+    """Compare pages of an owner with many items: the second follows as many items of another."""
     nth_last = "SELECT id FROM items ORDER BY id DESC OFFSET %s LIMIT 1"
     with bench.postgres.connect() as connection:
         cursors: list[object] = [None]
@@ -51,14 +51,14 @@ def measure_pages(bench: Bench, seconds: int, rows: int) -> dict[str, Any]:
         for name, after in zip(("first", "behind another owner", "last"), cursors, strict=True)
     }
     server = bench.start("keel")
-    compared = compare({name: (server, page) for name, page in pages.items()}, bench, seconds)
+    results = compare({name: (server, page) for name, page in pages.items()}, bench, seconds)
     plans = {name: explain(bench, server, page) for name, page in pages.items()}
     server.stop()
-    return {"rows": rows, "plans": plans, **compared}
+    return {"rows": rows, "plans": plans, **results}
 
 
 def compare(cases: dict[str, tuple[Server, Work]], bench: Bench, seconds: int) -> dict[str, Any]:
-    """Return medians of some rounds, and those of the ratios to the first case."""
+    """Return the medians of five rounds, and the medians of the ratios to the first case."""
     rounds = [
         {name: measure(bench, *case, 20, seconds) for name, case in cases.items()} for _ in range(5)
     ]
@@ -75,7 +75,7 @@ def compare(cases: dict[str, tuple[Server, Work]], bench: Bench, seconds: int) -
 
 
 def explain(bench: Bench, server: Server, page: Work) -> str:
-    """Tell how the database finds a page: with the statement and the values that it logs."""
+    """Return the query plan of a page. The statement and its values come from the server's log."""
     bench.postgres.configure("log_min_duration_statement = 0")
     time.sleep(0.2)
     headers = {"Authorization": f"Bearer {bench.token}"}
@@ -93,13 +93,13 @@ def explain(bench: Bench, server: Server, page: Work) -> str:
 
 
 def measure_routes(bench: Bench, seconds: int) -> dict[str, Any]:
-    """Compare a service with one that has fifty features in front, ten routes in each."""
+    """Compare the service with one that has fifty features of ten routes before the route."""
     servers = {"0": bench.start("keel"), "500": bench.start("keel", BENCHMARK_ROUTES="500")}
     cases = {name: (server, WORK["claims"]) for name, server in servers.items()}
-    compared = compare(cases, bench, seconds)
+    results = compare(cases, bench, seconds)
     for server in servers.values():
         server.stop()
-    return compared
+    return results
 
 
 def measure_fairness(bench: Bench, seconds: int) -> list[dict[str, Any]]:
@@ -131,15 +131,19 @@ def measure_fairness(bench: Bench, seconds: int) -> list[dict[str, Any]]:
 
 
 def measure_lag(bench: Bench, seconds: int) -> dict[str, dict[str, float]]:
-    """Tell how late the loop is, in milliseconds, without and with twenty clients that log in."""
+    """Measure the delay of the event loop in milliseconds, idle and while 20 clients log in."""
     server = bench.start("keel", CORES)
     lags = {}
     for name, clients in {"idle": 0, "sign in": 20}.items():
         load = launch(bench, server, WORK["sign in"], clients, seconds + 2) if clients else None
         time.sleep(1)
         url = f"{server.url}/v1/lag?seconds={seconds}"
-        late = httpx2.get(url, timeout=seconds + 60).raise_for_status().json()
-        lags[name] = {"p50": median(late), "p99": late[len(late) * 99 // 100], "most": late[-1]}
+        delays = httpx2.get(url, timeout=seconds + 60).raise_for_status().json()
+        lags[name] = {
+            "p50": median(delays),
+            "p99": delays[len(delays) * 99 // 100],
+            "most": delays[-1],
+        }
         if load:
             load.communicate()
     server.stop()
@@ -147,7 +151,7 @@ def measure_lag(bench: Bench, seconds: int) -> dict[str, dict[str, float]]:
 
 
 def measure_memory(bench: Bench, seconds: int, requests: int) -> dict[str, float]:
-    """Return the MiB after a hundredth of the requests, and after all of them."""
+    """Return the resident MiB after 1 % of the requests, and after all of them."""
     server, count = bench.start("keel"), 0.0
     memory: dict[str, float] = {}
     works = cycle(WORK[name] for name in ("health", "caller", "list", "create", "422"))
@@ -161,21 +165,21 @@ def measure_memory(bench: Bench, seconds: int, requests: int) -> dict[str, float
 
 
 def measure_imports(bench: Bench) -> dict[str, Any]:
-    """Tell how long Python takes to import the service, and how that is spread over packages."""
-    empty, whole = (min(clock(bench, code) for _ in range(5)) for code in ("", load_service()))
+    """Measure the time to import the service, and the part of each package."""
+    empty, service = (min(clock(bench, code) for _ in range(5)) for code in ("", load_service()))
     report = run_python(bench, "-X", "importtime", "-c", load_service()).stderr
     lines = [line.split("|") for line in report.splitlines() if line.startswith("import time:")]
     own, modules = Counter[str](), Counter[str]()
-    for spent, _, module in lines[1:]:
+    for times, _, module in lines[1:]:
         package = module.strip().split(".")[0]
-        own[package] += int(spent.rpartition(":")[2])
+        own[package] += int(times.rpartition(":")[2])
         modules[package] += 1
     return {
-        "seconds": whole - empty,
+        "seconds": service - empty,
         "modules": modules.total(),
         "packages": [
-            {"name": name, "part": spent / own.total(), "modules": modules[name]}
-            for name, spent in own.most_common(12)
+            {"name": name, "part": times / own.total(), "modules": modules[name]}
+            for name, times in own.most_common(12)
         ],
     }
 
@@ -196,9 +200,9 @@ def run_python(bench: Bench, *arguments: str) -> subprocess.CompletedProcess[str
 
 
 def clock(bench: Bench, code: str) -> float:
-    started = time.perf_counter()
+    start = time.perf_counter()
     run_python(bench, "-c", code)
-    return time.perf_counter() - started
+    return time.perf_counter() - start
 
 
 def measure_idle(bench: Bench, name: str) -> float:

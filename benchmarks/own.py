@@ -1,4 +1,4 @@
-"""How fast the template itself is: to render, to update, and to test."""
+"""The speed of the template itself: rendering, updating and testing projects."""
 
 import subprocess
 import sys
@@ -17,8 +17,8 @@ SESSIONS = ("lint", "tests", "updates", "faults", "projects")
 
 
 def measure_all(bench: Bench) -> dict[str, float]:
-    """Return seconds."""
-    # Not in a folder of pytest's: a PostgreSQL that root starts runs as another user.
+    """Measure in seconds."""
+    # Not in pytest's private folder: as root, PostgreSQL runs as another user.
     with TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "template").mkdir()
@@ -37,7 +37,7 @@ def measure_all(bench: Bench) -> dict[str, float]:
 
 
 def measure_suite() -> dict[str, float]:
-    """Return the seconds of each session that `uvx nox` runs."""
+    """Measure each session of `uvx nox`, in seconds."""
     return {f"nox -s {session}": clock(run_session, session) for session in SESSIONS}
 
 
@@ -47,9 +47,9 @@ def run_session(name: str) -> None:
 
 
 def clock(function: Callable[..., object], *arguments: object) -> float:
-    started = time.perf_counter()
+    start = time.perf_counter()
     function(*arguments)
-    return time.perf_counter() - started
+    return time.perf_counter() - start
 
 
 def measure_tests(bench: Bench, project: Path) -> dict[str, float]:
@@ -64,7 +64,7 @@ def measure_tests(bench: Bench, project: Path) -> dict[str, float]:
 
 
 def measure_update(template: Path, projects: list[Path]) -> float:
-    """Change a file of the template, and take that into projects."""
+    """Change a file of the template, and update projects to it."""
     for project in projects:
         git(project, "init", "--quiet")
         commit(project, "Start from the template")

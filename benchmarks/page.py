@@ -1,4 +1,4 @@
-"""Writes README.md and chart.svg from results.json, and adds what findings.md says by hand."""
+"""Writes README.md and chart.svg from results.json and findings.md."""
 
 import json
 from pathlib import Path
@@ -14,22 +14,22 @@ Samples = list[dict[str, Any]]
 HEAD = """\
 # Benchmarks
 
-The default service that the template renders (*keel*) beside references that give the same answers from the same
-PostgreSQL, with the same token check: the *floor*, Starlette, asyncpg, PyJWT and json with nothing around them, and *plain*, as
-the documentation of FastAPI and SQLAlchemy writes such a service. The floor is *framed* where it has request ids, access lines
-and security headers, too, as keel has. Each is one process on one core, the load and the database have the others. They are
-measured in turn, and each figure is the median of the rounds; a round with an error is none.
+The default service of the template (*keel*) is compared with reference services. These give the same responses from the same
+PostgreSQL, with the same token check. The *floor* uses only Starlette, asyncpg, PyJWT and json. The *framed* floor adds request
+ids, an access log and security headers, as keel has them. *Plain* is the service as the documentation of FastAPI and SQLAlchemy
+writes it. Each server is one process on one core; the load and the database use the other cores. The servers are measured in
+turn. Each figure is the median of the rounds; rounds with errors do not count.
 
-    uvx nox -s benchmarks               # measures for an hour, and writes this page; needs wrk (apt install wrk)
-    uvx nox -s benchmarks -- --quick    # shows that it works, and writes a page elsewhere
-    uvx nox -s benchmarks -- --suite    # adds what the template's own tests take
-    uvx nox -s benchmarks -- --fairness  # measures again who waits for connections, and for how long
-    uvx nox -s benchmarks -- --page     # writes this page anew, after findings.md was edited
+    uvx nox -s benchmarks               # measures for an hour and writes this page; needs wrk (apt install wrk)
+    uvx nox -s benchmarks -- --quick    # a short run that writes the page to another folder
+    uvx nox -s benchmarks -- --suite    # also measures the template's own tests
+    uvx nox -s benchmarks -- --fairness # measures only the waits for connections again
+    uvx nox -s benchmarks -- --page     # writes this page again, after a change of findings.md
 """
 
 
 class Results:
-    """The medians of what was measured."""
+    """The medians of the rounds."""
 
     def __init__(self, rounds: list[Samples]) -> None:
         self.rounds = [
@@ -41,11 +41,11 @@ class Results:
         ]
 
     def errors(self, server: str, work: str, connections: int) -> int:
-        return sum(found[server, work, connections]["errors"] for found in self.rounds)
+        return sum(samples[server, work, connections]["errors"] for samples in self.rounds)
 
     def value(self, server: str, work: str, connections: int, figure: str) -> float | None:
         """Return the median, or None if every round had errors."""
-        samples = [found[server, work, connections] for found in self.rounds]
+        samples = [round_samples[server, work, connections] for round_samples in self.rounds]
         values = [sample[figure] for sample in samples if not sample["errors"]]
         return median(values) if values else None
 
@@ -54,10 +54,10 @@ class Results:
     ) -> float | None:
         """Return the median of the ratios to another server in the same round."""
         ratios = []
-        for found in self.rounds:
-            mine, other = (found[name, work, connections] for name in (server, base))
-            if not mine["errors"] and not other["errors"]:
-                ratio = mine[figure] / other[figure]
+        for samples in self.rounds:
+            own, reference = (samples[name, work, connections] for name in (server, base))
+            if not own["errors"] and not reference["errors"]:
+                ratio = own[figure] / reference[figure]
                 ratios.append(ratio if figure == "rate" else 1 / ratio)
         return median(ratios) if ratios else None
 
@@ -67,7 +67,7 @@ def write(folder: Path) -> None:
     results = Results(data["rounds"])
     parts = [
         HEAD,
-        "![The rate of each kind of work, as a part of the floor's](chart.svg)",
+        "![The rate of each kind of work, as a part of the floor's rate](chart.svg)",
         describe(data["about"]),
         describe_ratios(results),
         *(describe_rates(results, connections) for connections in (20, 1, 100)),
@@ -99,7 +99,7 @@ def describe(about: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     return (
         f"Measured on {about['date']}: {about['machine']}; {about['rounds']} rounds of "
-        f"{about['seconds']} s; the load of the machine was {about['load'][0]} before.\n\n{versions}."
+        f"{about['seconds']} s; the load average before was {about['load'][0]}.\n\n{versions}."
     )
 
 
@@ -107,13 +107,13 @@ def describe_ratios(results: Results) -> str:
     rows: list[list[object]] = []
     for work in WORKS:
         part = results.ratio("keel", work.name, 20, base="framed")
-        reached = "" if work.goal is None or part is None else part >= work.goal
+        is_reached = "" if work.goal is None or part is None else part >= work.goal
         rows.append(
             [
                 work.name,
                 work.goal or "",
                 part,
-                {"": "", True: "yes", False: "**no**"}[reached],
+                {"": "", True: "yes", False: "**no**"}[is_reached],
                 results.ratio("keel", work.name, 20, "cpu", "framed"),
                 results.ratio("keel", work.name, 1, base="framed"),
                 results.ratio("keel", work.name, 100, base="framed"),
@@ -124,10 +124,10 @@ def describe_ratios(results: Results) -> str:
         )
     header = ["work", "goal", "framed", "reached", "CPU", "at 1", "at 100", "floor", "CPU", "plain"]
     note = (
-        "The rate of keel as a part of the framed floor's, which does the same work, and then of "
-        "the bare floor's, at 20 connections unless the column says otherwise; last, what plain "
-        "has of the bare floor's. *CPU* compares the processor time per request instead, which "
-        "depends on no other core."
+        "First, the rate of keel as a part of the framed floor's rate, which does the same work; "
+        "then as a part of the bare floor's rate; last, the rate of plain as a part of the bare "
+        "floor's. There are 20 connections unless the column says otherwise. *CPU* compares the "
+        "CPU time per request instead, which does not depend on other cores."
     )
     return f"## Parts of the floor's rate\n\n{note}\n\n{table(header, rows)}"
 
@@ -147,11 +147,11 @@ def describe_rates(results: Results, connections: int) -> str:
     ]
     header = ["work", *(f"{name} {unit}" for unit in figures.values() for name in NAMES)]
     title = f"## {connections} connection{'s' * (connections > 1)}"
-    return f"{title}\n\nµs: processor time of the server per request.\n\n{table(header, rows)}"
+    return f"{title}\n\nµs: CPU time of the server per request.\n\n{table(header, rows)}"
 
 
 def describe_crowd(results: Results) -> str:
-    """100 connections on a pool of 20: no error, and nobody waits for long."""
+    """The table of 100 connections on a pool of 20: errors and the longest waits."""
 
     def compare(server: str, work: str) -> float | None:
         rate = results.value(server, work, 100, "rate")
@@ -167,8 +167,8 @@ def describe_crowd(results: Results) -> str:
         ]
         for work in WORKS
     ]
-    header = ["work", "errors", "p99 ÷ mean", "of the framed floor"]
-    note = "The mean is what the rate implies: 100 connections ÷ rate. The goal is 3 at most."
+    header = ["work", "errors", "p99 ÷ mean", "framed floor"]
+    note = "The mean latency is 100 connections ÷ rate. The goal is at most 3."
     return f"## 100 connections on pools of 20\n\n{note}\n\n{table(header, rows)}"
 
 
@@ -183,30 +183,30 @@ def describe_fairness(cells: list[dict[str, Any]]) -> str:
         ]
         for cell in cells
     ]
-    header = ["work", "errors", "p99 ÷ mean", "with SQLAlchemy's pool", "rate, as a part of its"]
+    header = ["work", "errors", "p99 ÷ mean", "with SQLAlchemy's pool", "ratio of the rates"]
     note = (
-        f"The clients wait for {cells[0]['connections']} connections, the default of the service. "
-        "`pool.py` serves them in the order in which they came. The goals: 3 at most, and 0.95 of "
-        "the rate that SQLAlchemy's own pool reaches."
+        f"The clients share {cells[0]['connections']} connections, the default of the service. "
+        "`pool.py` serves them in the order of their arrival. The goals: at most 3, and at least "
+        "0.95 of the rate with SQLAlchemy's own pool."
     )
     return f"## More clients than connections\n\n{note}\n\n{table(header, rows)}"
 
 
-def describe_scaling(measured: list[dict[str, dict[str, float]]], cores: int) -> str:
+def describe_scaling(results: list[dict[str, dict[str, float]]], cores: int) -> str:
     rows: list[list[object]] = [
-        [work, *(median(ratios[work][name] for ratios in measured) for name in NAMES)]
-        for work in measured[0]
+        [work, *(median(ratios[work][name] for ratios in results) for name in NAMES)]
+        for work in results[0]
     ]
-    note = "The rate of two processes on two cores, as a multiple of that of one."
+    note = "The rate of two processes on two cores, as a multiple of the rate of one process."
     if cores < 4:
-        note += f" With {cores} cores the load and the database have none of their own here."
+        note += f" With {cores} cores, the load and the database share them."
     return f"## Two processes\n\n{note}\n\n{table(['work', *NAMES], rows)}"
 
 
 def describe_growth(growth: dict[str, Any]) -> str:
     pages, routes, imports = growth["pages"], growth["routes"], growth["imports"]
     lag: list[list[object]] = [
-        [name, late["p50"], late["p99"], late["most"]] for name, late in growth["lag"].items()
+        [name, delay["p50"], delay["p99"], delay["most"]] for name, delay in growth["lag"].items()
     ]
     plans = "\n\n".join(
         f"The plan of the page *{name}*:\n\n```\n{plan}\n```"
@@ -221,23 +221,23 @@ def describe_growth(growth: dict[str, Any]) -> str:
     return f"""\
 ## How cost grows
 
-**Pages.** Of {pages["rows"]:,} items of an owner, beside as many of another, the ratio of the rate to that of the first page:
+**Pages.** One owner has {pages["rows"]:,} items, another owner as many. The ratio compares the rate with that of the first page.
 
 {table(["page", "ratio", "/s", "µs"], compared(pages))}
 
 {plans}
 
-**Routes.** In front of the measured one, ten in a feature:
+**Routes.** Routes before the measured one, ten in each feature:
 
 {table(["routes", "ratio", "/s", "µs"], compared(routes))}
 
-**Log-ins.** How late the event loop is while 20 clients log in, in milliseconds; the goal is 10 at most:
+**Logins.** The delay of the event loop while 20 clients log in, in milliseconds. The goal is at most 10:
 
-{table(["", "p50", "p99", "most"], lag)}
+{table(["", "p50", "p99", "maximum"], lag)}
 
 **Memory.** {memory} requests. Idle: {idle}.
 
-**Imports.** {imports["seconds"]:.2f} s and {imports["modules"]:,} modules, of them:
+**Imports.** {imports["seconds"]:.2f} s and {imports["modules"]:,} modules. The largest packages:
 
 {table(["package", "time", "modules"], packages)}"""
 

@@ -1,4 +1,4 @@
-"""The same answers as the documentation of FastAPI and SQLAlchemy writes such a service.
+"""The same service as the documentation of FastAPI and SQLAlchemy writes it.
 
 One pool of the default size, one session per request, entities everywhere.
 """
@@ -126,14 +126,14 @@ Token = Annotated[str, Depends(OAuth2PasswordBearer("v1/auth/token"))]
 
 async def get_claims(token: Token) -> dict[str, Any]:
     try:
-        decoded = jwt.decode_complete(
+        token_parts = jwt.decode_complete(
             token, SECRET, ["HS256"], REQUIRED, issuer=ISSUER, audience=AUDIENCE, leeway=10
         )
     except jwt.InvalidTokenError:
         raise HTTPException(401) from None
-    if decoded["header"].get("typ") != "at+jwt":
+    if token_parts["header"].get("typ") != "at+jwt":
         raise HTTPException(401)
-    return decoded["payload"]
+    return token_parts["payload"]
 
 
 Claims = Annotated[dict[str, Any], Depends(get_claims)]
@@ -202,8 +202,8 @@ async def list_items(
     query = select(Item).where(Item.owner_id == user.id).order_by(Item.id).limit(limit + 1)
     if after:
         query = query.where(Item.id > after)
-    found = (await session.scalars(query)).all()
-    return {"items": found[:limit], "next": found[limit - 1].id if len(found) > limit else None}
+    items = (await session.scalars(query)).all()
+    return {"items": items[:limit], "next": items[limit - 1].id if len(items) > limit else None}
 
 
 @app.post("/v1/items", response_model=ItemRead, status_code=201)
@@ -238,20 +238,20 @@ async def log_in(
     now = utc_now()
     parts = token_urlsafe(16), token_urlsafe(32)
     family, secret = (sha256(part.encode()).digest() for part in parts)
-    started = UserSession(
+    login_session = UserSession(
         user_id=user.id,
         family_hash=family,
         token_hash=secret,
         user_agent="",
         expires_at=now + REFRESH,
     )
-    session.add(started)
+    session.add(login_session)
     await session.commit()
     claims = {
         "iss": ISSUER,
         "aud": AUDIENCE,
         "sub": str(user.id),
-        "sid": str(started.id),
+        "sid": str(login_session.id),
         "iat": now,
         "exp": now + ACCESS,
         "jti": str(uuid4()),

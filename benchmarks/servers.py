@@ -24,12 +24,12 @@ USERS, ITEMS = 100, 1000
 PASSWORD = token_hex()
 OPTIONS = ("--max_connections=300", "--autovacuum=off", "--shared_buffers=256MB")
 CORES = sorted(os.sched_getaffinity(0))
-# For the load and the database. Two servers have two of their own where there are four.
+# Cores of the load and the database. With four cores, two servers get two others.
 OTHERS = CORES[2:] if len(CORES) > 3 else CORES[1:] or CORES
 
 
 def prepare(folder: Path) -> Path:
-    """Render the default project, put the extension at its place, and install all of it."""
+    """Render the default project, add the extension, and install the dependencies."""
     (folder / "template").mkdir()
     project = render(take_snapshot(folder / "template"), folder / "project")
     shutil.copy(HERE / "extension.py", project / PACKAGE / "extension.py")
@@ -46,7 +46,7 @@ def prepare(folder: Path) -> Path:
 
 
 class Server:
-    """One process, on the cores that it is given."""
+    """One server process, on the given cores."""
 
     def __init__(
         self, name: str, project: Path, variables: dict[str, str], cores: list[int]
@@ -78,7 +78,7 @@ class Server:
 
     @property
     def processor_time(self) -> float:
-        """The seconds that all its threads have had."""
+        """The CPU time of all threads, in seconds."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(") ")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -95,7 +95,7 @@ class Server:
 
 @dataclass
 class Bench:
-    """A project, its database, and what every request needs."""
+    """A project, its database, and the data that requests need."""
 
     project: Path
     postgres: Postgres
@@ -105,7 +105,7 @@ class Bench:
     token: str = ""
 
     def start(self, name: str, cores: list[int] | None = None, **variables: str) -> Server:
-        """Start a server, which ends with the bench; it gets the first core unless told others."""
+        """Start a server on these cores, by default the first. It stops with the bench."""
         server = Server(name, self.project, self.variables | variables, cores or CORES[:1])
         self.stack.callback(server.stop)
         return server
@@ -149,7 +149,7 @@ def running() -> Generator[Bench]:
         (folder / "postgres").mkdir()
         postgres = Postgres(folder / "postgres")
         postgres.begin(*OPTIONS)
-        stack.callback(postgres.halt)  # after the servers, which come later
+        stack.callback(postgres.halt)  # stopped after the servers
         variables = {
             "DATABASE_URL": postgres.url,
             "DATABASE_POOL_SIZE": str(POOL),

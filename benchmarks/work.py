@@ -1,4 +1,4 @@
-"""The kinds of work, and how one of them is measured."""
+"""The kinds of work, and their measurement."""
 
 import subprocess
 import time
@@ -17,8 +17,8 @@ class Work:
     method: str = "GET"
     body: str = ""
     status: int = 200
-    goal: float | None = None  # the part of the floor's rate
-    patience: int = 1  # how many times as long it is measured
+    goal: float | None = None  # as a part of the floor's rate
+    patience: int = 1  # factor of the duration
 
     @property
     def type(self) -> str:
@@ -41,7 +41,7 @@ WORK = {work.name: work for work in WORKS}
 
 @dataclass(frozen=True)
 class Sample:
-    """Some seconds of one kind of work. With errors it is no result."""
+    """The measurement of one kind of work. Invalid if it has errors."""
 
     server: str
     work: str
@@ -54,7 +54,7 @@ class Sample:
 
     @property
     def tail(self) -> float:
-        """p99 as a multiple of the mean, which the rate implies."""
+        """p99 as a multiple of the mean latency, which is derived from the rate."""
         return self.p99 / (self.connections * 1000 / self.rate)
 
 
@@ -72,11 +72,11 @@ def launch(
 
 
 def measure(bench: Bench, server: Server, work: Work, connections: int, seconds: int) -> Sample:
-    """Send as much as the server takes."""
-    before = server.processor_time
+    """Send as many requests as the server can handle."""
+    start = server.processor_time
     load = launch(bench, server, work, connections, seconds * work.patience)
     output = load.communicate()[0]
-    spent = server.processor_time - before
+    cpu_time = server.processor_time - start
     settle(server)
     count, duration, p50, p99, errors = map(float, output.splitlines()[-1].split())
     return Sample(
@@ -84,7 +84,7 @@ def measure(bench: Bench, server: Server, work: Work, connections: int, seconds:
         work=work.name,
         connections=connections,
         rate=count / duration,
-        cpu=spent / max(count, 1) * 1e6,
+        cpu=cpu_time / max(count, 1) * 1e6,
         p50=p50,
         p99=p99,
         errors=int(errors) if count else 1,
@@ -92,8 +92,8 @@ def measure(bench: Bench, server: Server, work: Work, connections: int, seconds:
 
 
 def settle(server: Server) -> None:
-    """Wait until it has done what nobody waits for any more, such as hashes of passwords."""
-    before = -1.0
-    while server.processor_time > before:
-        before = server.processor_time
+    """Wait until work of abandoned requests is done, such as hashing passwords."""
+    previous = -1.0
+    while server.processor_time > previous:
+        previous = server.processor_time
         time.sleep(0.05)

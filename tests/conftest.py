@@ -4,7 +4,7 @@ import pytest
 from harness import take_snapshot
 from releases import make_releases
 
-# They run in a project.
+# These tests run in rendered projects.
 collect_ignore = ["grown", "recipes"]
 
 
@@ -15,5 +15,5 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def releases(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The history of this repository in a clone, with a tag for each release, and two to come."""
+    """A clone of this repository, with a tag for each release and for two future ones."""
     return make_releases(tmp_path_factory.mktemp("releases"))

@@ -1,4 +1,4 @@
-"""Renders projects through copier's public API, and runs their commands."""
+"""Renders projects with Copier's public API, and runs their commands."""
 
 import os
 import re
@@ -27,14 +27,14 @@ QUESTIONS = {
 }
 
 
-# Jinja as copier sets it up for the template, with the filters that copier adds.
+# Jinja as Copier configures it for the template, with Copier's filters.
 JINJA = Environment(autoescape=True, **CONFIG["_envops"] | {"undefined": Undefined})
 JINJA.filters |= dict.fromkeys(("fileglob", "regex_replace", "regex_search", "to_nice_yaml"), str)
 LAYER = re.compile(r"\{\{has\.(\w+)\}\}/")
 
 
 def find_names(text: str) -> set[str]:
-    """Find the variables that a Jinja text asks for."""
+    """Find the variables that a Jinja text uses."""
     return meta.find_undeclared_variables(JINJA.parse(text))
 
 
@@ -44,7 +44,7 @@ def list_values(question: str) -> list[str]:
 
 
 CHOICES = {name: list_values(name) for name in QUESTIONS if "choices" in QUESTIONS[name]}
-# The questions on which each flag depends.
+# The questions that each flag depends on.
 FLAGS = {
     flag: find_names(condition) & CHOICES.keys()
     for flag, condition in re.findall(r"^(\w+): (.+)$", CONFIG["has"]["default"], re.MULTILINE)
@@ -52,13 +52,13 @@ FLAGS = {
 
 
 def get_flags(answers: Mapping[str, str]) -> dict[str, bool]:
-    """Compute the flags as copier does; the answers to all choices are needed."""
+    """Compute the flags from answers to all choices, as Copier does."""
     text = JINJA.from_string(CONFIG["has"]["default"]).render(answers)
     return {flag: bool(here) for flag, here in yaml.safe_load(text).items()}
 
 
 class Constraint:
-    """The validator of a choice, which refuses the value beside some values of other questions."""
+    """The validator of a value, which refuses it together with certain answers."""
 
     def __init__(self, question: str, value: str, validator: str) -> None:
         self.question = question
@@ -79,7 +79,7 @@ CONSTRAINTS = [
 
 
 def is_possible(answers: Mapping[str, str]) -> bool:
-    """Ask the validators of the choices whose questions are all answered, as copier does."""
+    """Whether the validators accept the answers. Those with unanswered questions are skipped."""
     return all(
         constraint.allows(answers)
         for constraint in CONSTRAINTS
@@ -99,7 +99,7 @@ NAMES: dict[str, dict[str, str]] = {
         ),
     },
 }
-# For each question without choices, another answer than its default.
+# An answer to each question without choices that is not its default.
 OTHER = {
     "project_name": "Quokka Mill",
     "project_slug": "grain-grinder",
@@ -110,18 +110,20 @@ OTHER = {
 
 
 def choose_rows(*questions: str, strength: int = 2) -> list[dict[str, str]]:
-    """Choose answers so that each possible pair of values of these questions is in a row.
+    """Choose rows of answers so that they contain each possible pair of values of the questions.
 
-    With a strength of 1, each value is. The question `names` stands for short and long names.
-    Questions on which a value of these depends are answered, too.
+    With a strength of 1, they contain each value. `names` stands for short and long names.
+    Other questions that the values depend on are included.
     """
-    needed = {*questions}
-    for _ in CONSTRAINTS:  # one may link to the next
+    selection = {*questions}
+    for _ in CONSTRAINTS:  # constraints may depend on each other
         for constraint in CONSTRAINTS:
-            if not needed.isdisjoint(constraint.questions):
-                needed |= constraint.questions
+            if not selection.isdisjoint(constraint.questions):
+                selection |= constraint.questions
     axes = {
-        name: values for name, values in (CHOICES | {"names": [*NAMES]}).items() if name in needed
+        name: values
+        for name, values in (CHOICES | {"names": [*NAMES]}).items()
+        if name in selection
     }
     rows: Any = make(
         axes,
@@ -143,19 +145,19 @@ def choose_rows(*questions: str, strength: int = 2) -> list[dict[str, str]]:
 
 
 def get_target(source: Path) -> str:
-    """Return the path in a project, with the name of the package as a variable."""
+    """Return the path of a source in a project, with the package name as a variable."""
     path = source.relative_to(ROOT / "template").as_posix()
     return LAYER.sub("", path).removesuffix(".jinja")
 
 
 def find_flags(source: Path) -> set[str]:
-    """Find the flags that decide whether, and how, a source is rendered."""
+    """Find the flags that decide whether and how a source is rendered."""
     path = source.relative_to(ROOT / "template").as_posix()
     return set(re.findall(r"\bhas\.(\w+)", f"{path}\n{source.read_text()}"))
 
 
 def find_questions(*globs: str) -> list[str]:
-    """Find the choices that decide what is rendered at these paths of a project."""
+    """Find the questions that decide what is rendered at these paths of a project."""
     questions = {
         question
         for source in SOURCES
@@ -171,13 +173,13 @@ def name(answers: dict[str, str]) -> str:
 
 
 def group(rows: list[dict[str, str]]) -> list[Any]:
-    """Make parameters of rows whose tests run in one process, so that fixtures can share work."""
+    """Make a parameter of each row. Tests of a row run in one process and share fixtures."""
     return [
         pytest.param(row, id=name(row), marks=pytest.mark.xdist_group(name(row))) for row in rows
     ]
 
 
-# What the tests leave in the template, since they import and lint some of it where it lies.
+# Caches in the template, because the tests import and lint some files in place.
 CACHES = ("__pycache__", ".ruff_cache", ".pytest_cache")
 SOURCES = [
     path
@@ -185,12 +187,12 @@ SOURCES = [
     if path.is_file() and not set(CACHES).intersection(path.parts)
 ]
 ROWS = choose_rows(*CHOICES, "names")
-# What nobody is asked for: the first value of each choice.
+# The first value of each choice.
 DEFAULTS = {question: values[0] for question, values in CHOICES.items()}
 
 
 def take_snapshot(folder: Path) -> Path:
-    """Copy what copier reads, as it lies here: committed or not."""
+    """Copy the files that Copier reads, including uncommitted changes."""
     shutil.copy(ROOT / "copier.yml", folder)
     ignore = shutil.ignore_patterns(*CACHES)
     shutil.copytree(ROOT / "template", folder / "template", ignore=ignore)
@@ -198,7 +200,7 @@ def take_snapshot(folder: Path) -> Path:
 
 
 def render(template: Path | str, project: Path, *, ref: str | None = None, **answers: str) -> Path:
-    """Render without a prompt and without trust. An answer to no question is an error."""
+    """Render without prompts and without trust. Raise ValueError for an unknown question."""
     if unknown := answers.keys() - QUESTIONS.keys():
         raise ValueError(f"There is no question {', '.join(unknown)}.")
     copier.run_copy(
@@ -231,7 +233,7 @@ def commit(folder: Path, message: str) -> None:
 
 
 def list_releases() -> dict[str, str]:
-    """Name the commit of each version: the one that wrote it into pyproject.toml, 0.1.0 first."""
+    """Return the commit that set each version in pyproject.toml, oldest first."""
     releases: dict[str, str] = {}
     for revision in git(ROOT, "log", "--reverse", "--format=%H", "--", "pyproject.toml").split():
         version = tomllib.loads(git(ROOT, "show", f"{revision}:pyproject.toml"))["project"][
@@ -243,13 +245,13 @@ def list_releases() -> dict[str, str]:
 
 
 def read_section(project: Path, title: str) -> str:
-    """Return what stands in the docs of a project under a heading."""
+    """Return the text below a heading in docs/development.md of a project."""
     docs = (project / "docs" / "development.md").read_text()
     return docs.split(f"## {title}\n")[1].split("\n## ")[0]
 
 
 def list_code(page: str) -> list[tuple[str, str]]:
-    """List the Python blocks of a page, each with the path in its first line, if it names one."""
+    """List the Python blocks of a page, each with the path in its first line, or ''."""
     blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     return [
         ("".join(re.findall(r"\A# (\S+\.py)$", block, re.MULTILINE)), block) for block in blocks
@@ -257,7 +259,7 @@ def list_code(page: str) -> list[tuple[str, str]]:
 
 
 def add_code(project: Path, path: str, code: str) -> None:
-    """Add a module; its folder is a package."""
+    """Add a module to a project, and make its folder a package."""
     file = project / path
     file.parent.mkdir(exist_ok=True)
     (file.parent / "__init__.py").touch()
@@ -265,11 +267,11 @@ def add_code(project: Path, path: str, code: str) -> None:
 
 
 def add_lines(path: Path, point: str, lines: str, which: int = 0) -> None:
-    """Add lines below an extension point, of which a file may have several with the same name."""
+    """Add lines below an extension point. `which` selects one of several with the same name."""
     text = path.read_text()
     place = [*re.finditer(rf"^( *)# Yours: {point}\n", text, re.MULTILINE)][which]
-    added = indent(lines.strip("\n") + "\n", place[1])
-    path.write_text(text[: place.end()] + added + text[place.end() :])
+    block = indent(lines.strip("\n") + "\n", place[1])
+    path.write_text(text[: place.end()] + block + text[place.end() :])
 
 
 def eventually(condition: Callable[[], bool]) -> bool:
@@ -280,15 +282,15 @@ def eventually(condition: Callable[[], bool]) -> bool:
 
 
 def make_environment(**variables: str) -> dict[str, str]:
-    """The environment of somebody who has configured nothing."""
+    """Return the environment without variables that configure a service or a test runner."""
     example = (ROOT / "template" / ".env.example.jinja").read_text()
-    configured = {*re.findall(r"^([A-Z_]+)=", example, re.MULTILINE)}
-    configured |= {"FORWARDED_ALLOW_IPS", "PORT", "VIRTUAL_ENV"}
+    variable_names = {*re.findall(r"^([A-Z_]+)=", example, re.MULTILINE)}
+    variable_names |= {"FORWARDED_ALLOW_IPS", "PORT", "VIRTUAL_ENV"}
     runners = ("NOX", "PYTEST", "PYTHON", "UV_PROJECT")
     return {
         name: value
         for name, value in os.environ.items()
-        if name not in configured and not name.startswith(runners)
+        if name not in variable_names and not name.startswith(runners)
     } | variables
 
 
@@ -309,14 +311,14 @@ def run(project: Path, *command: str, **variables: str) -> subprocess.CompletedP
 
 
 def succeed(project: Path, *command: str, **variables: str) -> str:
-    """Return what a command prints, or tell how it failed."""
+    """Return the output of a command that must succeed."""
     done = run(project, *command, **variables)
     assert done.returncode == 0, done.stdout
     return done.stdout
 
 
 def check_and_test(project: Path) -> None:
-    """Run the checks and the tests of a project, none of which may be skipped."""
+    """Run the checks and the tests of a project. No test may be skipped."""
     succeed(project, UV, "run", "-q", "poe", "check")
     output = succeed(project, UV, "run", "-q", "poe", "test")
     assert re.search(r"^=* ?\d+ passed in [\d.]+s", output, re.MULTILINE), output

@@ -1,4 +1,4 @@
-"""The history of this repository as copier sees it: a tag for each release, and two to come."""
+"""A clone of this repository with a tag for each release, and for two future ones."""
 
 import re
 import shutil
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from harness import ROOT, commit, git, list_releases, render, take_snapshot
 
-# Above all that will ever be released: the working tree, and an invented release after it.
+# The working tree and an invented release after it. Higher than any real version.
 CURRENT, NEXT = "v9000.0.0", "v9001.0.0"
 ADDED = "added in the next release"
 MIGRATION = '''"""more statistics"""
@@ -38,7 +38,7 @@ def make_releases(folder: Path) -> Path:
     commit(template, "The working tree")
     git(template, "tag", CURRENT)
 
-    # The next release changes a line beside each extension point, and every kind of thing.
+    # The next release changes a line beside each extension point, and files of each kind.
     for path in [path for path in sources.rglob("*") if path.is_file()]:
         text = path.read_text()
         changed = re.sub(
@@ -64,7 +64,7 @@ def make_releases(folder: Path) -> Path:
 
 
 def start(template: Path, project: Path, ref: str, **answers: str) -> Path:
-    """Render a version, and commit what it gives."""
+    """Render a version in a new repository, and commit it."""
     render(template, project, ref=ref, **answers)
     git(project, "init", "--quiet")
     commit(project, "Start from the template")

@@ -1,4 +1,4 @@
-"""An answer changes what it is about, and nothing else."""
+"""An answer changes only the files that depend on it."""
 
 import re
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ Answers = dict[str, str]
 
 
 def find_targets(question: str) -> set[str]:
-    """Find the paths, `package` for the name of the package, whose sources ask for an answer."""
+    """Find the paths whose sources use an answer, with `package` as the package name."""
     flags = {flag for flag, questions in FLAGS.items() if question in questions}
     return {
         get_target(source).replace("{{package_name}}", "package")
@@ -41,24 +41,26 @@ def find_targets(question: str) -> set[str]:
 
 
 def vary(question: str) -> Iterator[tuple[Answers, Answers]]:
-    """Pair answers that differ in this question only."""
-    for one in choose_rows(*CHOICES):
+    """Yield pairs of answers that differ in this question only."""
+    for answers in choose_rows(*CHOICES):
         if question in OTHER:
-            yield one, one | {question: OTHER[question]}
-        for two in (one | {question: value} for value in CHOICES.get(question, [])):
-            if one[question] < two[question] and is_possible(two):
-                yield one, two
+            yield answers, answers | {question: OTHER[question]}
+        for variant in (answers | {question: value} for value in CHOICES.get(question, [])):
+            if answers[question] < variant[question] and is_possible(variant):
+                yield answers, variant
 
 
 def list_paths(project: Path) -> dict[str, tuple[int, bytes]]:
-    return {path: kept for path, kept in read(project).items() if (project / path).is_file()}
+    return {path: content for path, content in read(project).items() if (project / path).is_file()}
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_an_answer_changes_what_asks_for_it(template: Path, tmp_path: Path, question: str) -> None:
-    changed: set[str] = set()
+def test_an_answer_changes_only_files_that_use_it(
+    template: Path, tmp_path: Path, question: str
+) -> None:
+    paths: set[str] = set()
     for number, pair in enumerate(vary(question)):
-        one, two = (
+        first, second = (
             list_paths(
                 render(
                     template,
@@ -68,37 +70,39 @@ def test_an_answer_changes_what_asks_for_it(template: Path, tmp_path: Path, ques
             )
             for side, answers in enumerate(pair)
         )
-        difference = {path for path in one | two if one.get(path) != two.get(path)}
+        difference = {path for path in first | second if first.get(path) != second.get(path)}
         assert ".copier-answers.yml" in difference
-        changed |= difference
-    changed = {path.replace(OTHER["package_name"], "package") for path in changed}
-    assert changed - {".copier-answers.yml"} == find_targets(question)
+        paths |= difference
+    paths = {path.replace(OTHER["package_name"], "package") for path in paths}
+    assert paths - {".copier-answers.yml"} == find_targets(question)
 
 
-def test_the_code_does_not_depend_on_what_runs_its_checks() -> None:
+def test_the_code_does_not_depend_on_ci() -> None:
     assert "ci" not in find_questions("src/*", "dev/*", "tests/*", "migrations/*")
 
 
 def test_no_value_of_one_project_is_in_another(template: Path, tmp_path: Path) -> None:
-    one = {
+    example = {
         "project_name": "Zebra Ledger",
         "project_slug": "stripe-counter",
         "package_name": "savannah",
         "description": "Counts what gallops.",
         "answers_version": "9",
     }
-    assert one.keys() == OTHER.keys() == QUESTIONS.keys() - CHOICES.keys()
+    assert example.keys() == OTHER.keys() == QUESTIONS.keys() - CHOICES.keys()
     rows = choose_rows(*CHOICES, strength=1)
-    for number, (row, (mine, theirs)) in enumerate(product(rows, [(one, OTHER), (OTHER, one)])):
-        project = render(template, tmp_path / str(number), **row, **mine)
-        names = {value for value in theirs.values() if not value.isdigit()}
+    for number, (row, (own, foreign)) in enumerate(
+        product(rows, [(example, OTHER), (OTHER, example)])
+    ):
+        project = render(template, tmp_path / str(number), **row, **own)
+        names = {value for value in foreign.values() if not value.isdigit()}
         names |= {"My Service", "my-service", "my_service"}
         for path, (_, content) in list_paths(project).items():
             text = f"{path}\n{content.decode()}"
             for value in names:
                 assert not re.search(rf"\b{re.escape(value)}\b", text), path
         answers = (project / ".copier-answers.yml").read_text()
-        assert f"answers_version: {mine['answers_version']}" in answers
+        assert f"answers_version: {own['answers_version']}" in answers
 
 
 def test_every_row_is_formatted_with_every_name(template: Path, tmp_path: Path) -> None:
@@ -110,7 +114,7 @@ def test_every_row_is_formatted_with_every_name(template: Path, tmp_path: Path) 
 
 
 def is_part_of_a_project(answers: Answers) -> bool:
-    """Whether the other questions can be answered, too."""
+    """Whether the remaining questions can be answered."""
     open_question = next((question for question in CHOICES if question not in answers), None)
     return is_possible(answers) and (
         open_question is None
@@ -123,12 +127,12 @@ def is_part_of_a_project(answers: Answers) -> bool:
 
 def test_the_rows_have_each_possible_pair_of_values() -> None:
     for one, two in combinations(CHOICES, 2):
-        possible = {
+        pairs = {
             pair
             for pair in product(CHOICES[one], CHOICES[two])
             if is_part_of_a_project(dict(zip((one, two), pair, strict=True)))
         }
-        assert {(row[one], row[two]) for row in ROWS} == possible
+        assert {(row[one], row[two]) for row in ROWS} == pairs
     for names in NAMES.values():
         rows = [row for row in ROWS if row.keys() - CHOICES.keys() == names.keys()]
         for question, values in CHOICES.items():

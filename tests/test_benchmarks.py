@@ -15,7 +15,7 @@ from benchmarks.work import WORKS, Work
 pytestmark = pytest.mark.xdist_group("benchmarks")
 
 PROTECTED = [work for work in WORKS if work.name not in {"health", "sign in"}]
-# What is new in each answer.
+# Fields that differ in each response.
 NEW = {"id", "created_at", "updated_at", "request_id", "access_token", "refresh_token"}
 
 
@@ -40,14 +40,16 @@ def ask(bench: Bench, server: Server, work: Work) -> httpx2.Response:
 
 
 def compare(answer: Any, *, is_read: bool) -> Any:
-    """Return what is alike: all that is read, and the names of what is written."""
+    """Return what must be equal: values that are read, and the names of fields that are written."""
     if is_read:
         return answer
     return {name: value if name not in NEW else type(value) for name, value in answer.items()}
 
 
 @pytest.mark.parametrize("work", WORKS, ids=lambda work: work.name)
-def test_all_give_the_same_answer(bench: Bench, servers: list[Server], work: Work) -> None:
+def test_all_services_give_the_same_response(
+    bench: Bench, servers: list[Server], work: Work
+) -> None:
     answers = [ask(bench, server, work) for server in servers]
     assert {answer.status_code for answer in answers} == {work.status}
     is_read = work.method == "GET"
@@ -56,13 +58,13 @@ def test_all_give_the_same_answer(bench: Bench, servers: list[Server], work: Wor
 
 
 @pytest.mark.parametrize("work", PROTECTED, ids=lambda work: work.name)
-def test_all_refuse_a_wrong_token(bench: Bench, servers: list[Server], work: Work) -> None:
+def test_all_services_refuse_a_wrong_token(bench: Bench, servers: list[Server], work: Work) -> None:
     forged = Bench(**vars(bench) | {"token": bench.token[:-8] + "AAAAAAAA"})
     assert {ask(forged, server, work).status_code for server in servers} == {401}
 
 
-def test_the_types_fit_what_the_project_installs(bench: Bench) -> None:
-    # Copied, since pyrefly takes the configuration beside a file.
+def test_the_references_pass_the_type_checker(bench: Bench) -> None:
+    # A copy, because pyrefly uses the configuration next to a file.
     for name in ("floor.py", "framed.py", "plain.py"):
         shutil.copy(HERE / name, bench.project)
     sources = ["floor.py", "framed.py", "plain.py", str(PACKAGE / "extension.py")]

@@ -1,4 +1,4 @@
-"""Every condition in a path or a text of the template is seen both true and false by the rows."""
+"""Each condition in the template is true in one of the rows, and false in another."""
 
 import re
 from collections import defaultdict
@@ -23,7 +23,7 @@ from jinja2 import nodes
 Condition = tuple[str, int, str]
 
 
-# What the conditions of the template ask for, in each row.
+# The variables of the conditions, in each row.
 CONTEXTS: list[dict[str, Any]] = [{"description": "", **row, "has": get_flags(row)} for row in ROWS]
 
 
@@ -39,20 +39,20 @@ def decide(test: nodes.Node, context: dict[str, Any]) -> bool:
             return bool(context["has"][test.attr])
         case nodes.Name():
             return bool(context[test.name])
-    raise AssertionError(f"{test} asks for more than flags")
+    raise AssertionError(f"{test} uses more than flags")
 
 
 def walk(where: str, node: nodes.Node, context: dict[str, Any]) -> Iterator[tuple[Condition, bool]]:
-    """Go where the rendering goes, and yield each condition on the way with its outcome."""
+    """Yield each condition that rendering evaluates, with its outcome."""
     if isinstance(node, nodes.If):
         outcome = decide(node.test, context)
         yield (where, node.lineno, str(node.test)), outcome
-        taken: list[nodes.Node] = [*node.body] if outcome else [*node.else_]
+        children: list[nodes.Node] = [*node.body] if outcome else [*node.else_]
         if not outcome and node.elif_:
-            # Jinja keeps `elif`s in a list, and what follows them with the first `if`.
+            # Jinja keeps the `elif`s in a list, and the `else` with the first `if`.
             rest = nodes.If(node.elif_[0].test, node.elif_[0].body, node.elif_[1:], node.else_)
-            taken = [rest.set_lineno(node.elif_[0].lineno)]
-        for child in taken:
+            children = [rest.set_lineno(node.elif_[0].lineno)]
+        for child in children:
             yield from walk(where, child, context)
     elif isinstance(node, nodes.TemplateData):
         for mark in re.finditer(r"  # if (.+)$", node.data, re.MULTILINE):
@@ -74,11 +74,13 @@ def test_a_path_has_one_source() -> None:
         for values in product(*(CHOICES[question] for question in questions)):
             answers = DEFAULTS | dict(zip(questions, values, strict=True))
             flags = get_flags(answers)
-            rendered = [needed for needed in layers if all(flags[flag] for flag in needed)]
-            assert len(rendered) <= 1, f"{target} with {answers}"
+            sources_of_path = [
+                layer_flags for layer_flags in layers if all(flags[flag] for flag in layer_flags)
+            ]
+            assert len(sources_of_path) <= 1, f"{target} with {answers}"
 
 
-def test_each_condition_is_seen_both_ways() -> None:
+def test_each_condition_has_both_outcomes() -> None:
     outcomes = defaultdict[Condition, set[bool]](set)
     for path in SOURCES:
         name = path.relative_to(ROOT).as_posix()
@@ -91,6 +93,6 @@ def test_each_condition_is_seen_both_ways() -> None:
                 for condition, outcome in walk(name, JINJA.parse(path.read_text()), context):
                     outcomes[condition].add(outcome)
     assert outcomes
-    one_sided = {condition: seen for condition, seen in outcomes.items() if len(seen) == 1}
+    one_sided = {condition: values for condition, values in outcomes.items() if len(values) == 1}
     assert one_sided == {}
     print(f"{len(outcomes)} conditions, each true and false in one of {len(ROWS)} rows")

@@ -23,13 +23,13 @@ SHAPES = {
     "oidc": {"auth": "oidc"},
     "none": {"auth": "none", "database": "none"},
 }
-# They share what it takes to render, and to install.
+# They share rendered projects and installed packages.
 pytestmark = pytest.mark.xdist_group("clients")
 
 
 @pytest.fixture(scope="session")
 def projects(template: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A project of each shape, with its document in openapi.json."""
+    """A project of each shape, with its OpenAPI document in openapi.json."""
     folder = tmp_path_factory.mktemp("clients")
     projects = {
         shape: render(template, folder / shape, **answers) for shape, answers in SHAPES.items()
@@ -51,7 +51,7 @@ def project(projects: dict[str, Path], shape: str) -> Path:
 
 
 def generate_client(project: Path, folder: Path) -> Path:
-    """Generate the Python client. A warning is an operation that it lacks."""
+    """Generate the Python client without warnings. A warning means a missing operation."""
     package = folder / "my_service_client"
     command = [str(TOOLS / "openapi-python-client"), "generate", "--meta=none", "--fail-on-warning"]
     command += [f"--path={project / 'openapi.json'}", f"--output-path={package}"]
@@ -77,7 +77,7 @@ def consumer(projects: dict[str, Path], tmp_path: Path) -> Path:
     return Path(shutil.copy(SOURCES / "consumer.py", tmp_path))
 
 
-def test_the_types_of_the_python_client(consumer: Path) -> None:
+def test_the_python_client_passes_the_type_checker(consumer: Path) -> None:
     command = [str(TOOLS / "pyrefly"), "check", "--preset=strict"]
     command += [f"--python-interpreter-path={sys.executable}", f"--search-path={consumer.parent}"]
     succeed(consumer.parent, *command, str(consumer))
@@ -92,7 +92,7 @@ def postgres() -> Iterator[Postgres]:
         postgres.halt()
 
 
-def test_the_python_client_at_work(
+def test_the_python_client_works(
     projects: dict[str, Path], postgres: Postgres, consumer: Path
 ) -> None:
     project = projects["password"]
@@ -121,7 +121,7 @@ def test_the_python_client_at_work(
 
 @pytest.fixture(scope="session")
 def node() -> Iterator[Path]:
-    """A folder with what package-lock.json names, and the sources in TypeScript."""
+    """A folder with the npm packages and the TypeScript sources."""
     if not shutil.which("npm"):
         pytest.skip("Node.js with npm is not installed")
     with TemporaryDirectory(prefix="clients-") as name:
@@ -131,14 +131,14 @@ def node() -> Iterator[Path]:
         yield folder
 
 
-def test_the_linter_finds_nothing(projects: dict[str, Path], node: Path) -> None:
+def test_the_document_passes_the_linter(projects: dict[str, Path], node: Path) -> None:
     documents = [str(project / "openapi.json") for project in projects.values()]
     variables = {"REDOCLY_TELEMETRY": "off", "REDOCLY_SUPPRESS_UPDATE_NOTICE": "true"}
     succeed(node, "node_modules/.bin/redocly", "lint", *documents, **variables)
 
 
-def test_what_typescript_compiles(project: Path, shape: str, node: Path) -> None:
-    """Each line that ends in the number of an error has that error, and no other line has any."""
+def test_the_typescript_client_compiles(project: Path, shape: str, node: Path) -> None:
+    """Lines that end in the number of an error have this error. Other lines have none."""
     sources = ["items.ts"]
     if shape == "password":
         sources += ["accounts.ts", "mistakes.ts"]

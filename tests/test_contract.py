@@ -1,4 +1,4 @@
-"""What the sources of the template promise, read without rendering them."""
+"""Rules for the sources of the template, checked without rendering them."""
 
 import ast
 import re
@@ -41,15 +41,15 @@ def test_trust_is_never_needed() -> None:
     assert not CONFIG.keys() & {"_tasks", "_migrations", "_jinja_extensions"}
 
 
-# What copier itself defines.
+# Variables that Copier defines.
 BUILT_IN = {"_copier_answers", "_copier_conf", "_copier_operation", "range", "namespace"}
-# Questions of older versions, whose answers the default of another one still reads.
+# Renamed questions. The default of the new question reads the old answer.
 RENAMED: set[str] = set()
 VARIABLES = [key for key in CONFIG if not key.startswith("_")]
 
 
 def find_all_names(value: Any) -> set[str]:
-    """Find the variables that the texts in a part of copier.yml ask for."""
+    """Find the variables that a part of copier.yml uses."""
     match value:
         case dict():
             return set[str]().union(*map(find_all_names, value.values()))
@@ -59,17 +59,17 @@ def find_all_names(value: Any) -> set[str]:
 
 
 def test_each_name_is_declared_and_each_declaration_used() -> None:
-    used: set[str] = set()
+    used_names: set[str] = set()
     for path in SOURCES:
-        asked = find_all_names(name(path))
+        names = find_all_names(name(path))
         if path in TEMPLATES:
-            asked |= find_all_names(TEMPLATES[path])
-        assert asked <= set(VARIABLES), name(path)
-        used |= asked
+            names |= find_all_names(TEMPLATES[path])
+        assert names <= set(VARIABLES), name(path)
+        used_names |= names
     for key in VARIABLES:
-        used |= find_all_names(CONFIG[key]) - {key}
-    # `answers_version` is for questions to come; see test_update.py.
-    assert set(VARIABLES) - used == {"answers_version"}
+        used_names |= find_all_names(CONFIG[key]) - {key}
+    # `answers_version` is for future questions; see test_update.py.
+    assert set(VARIABLES) - used_names == {"answers_version"}
 
 
 def test_each_flag_is_used_and_each_choice_has_one() -> None:
@@ -78,31 +78,31 @@ def test_each_flag_is_used_and_each_choice_has_one() -> None:
     assert set[str]().union(*FLAGS.values()) == CHOICES.keys()
 
 
-def test_a_question_asks_only_for_those_above_it() -> None:
+def test_a_question_uses_only_earlier_ones() -> None:
     for number, key in enumerate(VARIABLES):
-        above = set(VARIABLES[:number])
+        earlier = set(VARIABLES[:number])
         for attribute, value in CONFIG[key].items():
             own = {key} if attribute == "validator" else set()
-            assert find_all_names(value) <= above | own, f"{key}: {attribute}"
+            assert find_all_names(value) <= earlier | own, f"{key}: {attribute}"
 
 
-def test_seeds_are_the_same_for_update_and_recopy_and_none_while_nothing_is_defined() -> None:
+def test_seeds_are_the_same_for_update_and_recopy() -> None:
     strict = JINJA.overlay(undefined=StrictUndefined)
     seeds = [strict.from_string(pattern) for pattern in CONFIG["_exclude"]]
     assert [seed.render().strip() for seed in seeds] == [""] * len(seeds)
     on_update = [seed.render(_copier_operation="update").strip() for seed in seeds]
     assert on_update == CONFIG["_skip_if_exists"]
-    # The update task of a project knows them, too.
+    # The update task of a project has the same list.
     script = ast.parse((ROOT / "template" / "dev" / "template.py.jinja").read_text())
-    [known] = [
+    [task_seeds] = [
         ast.literal_eval(node.value)
         for node in script.body
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SEEDS"
     ]
-    assert known == {seed.removeprefix("/") for seed in on_update}
+    assert task_seeds == {seed.removeprefix("/") for seed in on_update}
 
 
-# Teams have lines below them: a point is never removed or moved.
+# Teams add lines below these points, so they are never removed or moved.
 EXTENSION_POINTS = {
     (".dockerignore", "files"),
     (".editorconfig", "files"),
@@ -151,16 +151,16 @@ EXTENSION_POINTS = {
 
 
 def test_extension_points_are_api() -> None:
-    found: dict[str, list[str]] = {}
+    points_by_path: dict[str, list[str]] = {}
     for path in SOURCES:
         if points := re.findall(r"^ *# Yours: (.+)$", path.read_text(), re.MULTILINE):
-            # Variants of a file have the same points.
-            known = found.setdefault(get_target(path), points)
-            assert sorted(known) == sorted(points), path
-    assert {(path, point) for path, points in found.items() for point in points} == (
+            # Sources in different layers have the same points.
+            first_points = points_by_path.setdefault(get_target(path), points)
+            assert sorted(first_points) == sorted(points), path
+    assert {(path, point) for path, points in points_by_path.items() for point in points} == (
         EXTENSION_POINTS
     )
-    pools = found["src/{{package_name}}/lifespan.py"].count("pools")
+    pools = points_by_path["src/{{package_name}}/lifespan.py"].count("pools")
     assert pools == 4  # in the state, the lifespan, what it yields, and the readiness
 
 
@@ -173,11 +173,11 @@ def test_a_feature_is_a_choice_with_none() -> None:
         assert "none" in values, key
 
 
-def test_the_changelog_tells_of_each_question_that_no_release_has() -> None:
+def test_the_changelog_lists_each_unreleased_question() -> None:
     *_, latest = list_releases().values()
-    released = yaml.safe_load(git(ROOT, "show", f"{latest}:copier.yml"))
+    release_config = yaml.safe_load(git(ROOT, "show", f"{latest}:copier.yml"))
     unreleased = (ROOT / "CHANGELOG.md").read_text().split("\n## ")[1]
-    for question in QUESTIONS.keys() - released.keys():
+    for question in QUESTIONS.keys() - release_config.keys():
         assert f"`{question}`" in unreleased
 
 
@@ -203,7 +203,7 @@ MARKED = "#: filter regex_replace(unchosen, '')\n"
 
 
 def find_mistakes(text: str) -> list[str]:
-    """Return the lines that look like a tag or a mark, and are neither."""
+    """Return the lines that look like a tag or a mark but are invalid."""
     return [
         line
         for line in text.splitlines()
@@ -231,11 +231,11 @@ def find_mistakes(text: str) -> list[str]:
         "# if has.auth",
     ],
 )
-def test_a_wrong_tag_or_mark_is_seen(line: str) -> None:
+def test_an_invalid_tag_or_mark_is_reported(line: str) -> None:
     assert find_mistakes(f"before\n    {line}\nafter\n") == [f"    {line}"]
 
 
-def test_each_tag_and_mark_is_of_a_flag() -> None:
+def test_each_tag_and_mark_is_valid() -> None:
     for path, text in TEMPLATES.items():
         assert find_mistakes(text.removeprefix(MARKED)) == [], name(path)
         has_marks = any(map(MARK.fullmatch, text.splitlines()))
@@ -256,7 +256,7 @@ def test_a_template_of_python_is_python() -> None:
 
 
 def is_path(source: str) -> bool:
-    """Whether a path has no condition but its layers, and suits every system."""
+    """Whether a path has no conditions other than layers, and is valid on all systems."""
     path = LAYER.sub("", source)
     return (
         len(f"template/{source}") <= 140
@@ -279,11 +279,11 @@ def is_path(source: str) -> bool:
         "a" * 140,
     ],
 )
-def test_a_wrong_path_is_seen(source: str) -> None:
+def test_an_invalid_path_is_reported(source: str) -> None:
     assert not is_path(source)
 
 
-def test_paths_suit_every_system_and_only_ask_for_flags() -> None:
+def test_paths_are_valid_on_all_systems() -> None:
     for path in SOURCES:
         assert is_path(path.relative_to(ROOT / "template").as_posix()), name(path)
 

@@ -1,4 +1,4 @@
-"""What stands around the code: the documents of others' tools, read by these tools."""
+"""The files around the code, checked with the tools that read them."""
 
 import json
 import re
@@ -26,7 +26,7 @@ from harness import (
 )
 from postgres import make_grants
 
-# The files that a schema of their tool describes.
+# Files with a published schema.
 SCHEMAS = {
     "compose.yaml": "compose-spec",
     ".github/dependabot.yml": "dependabot",
@@ -51,15 +51,15 @@ def read_yaml(path: Path) -> dict[Any, Any]:
 
 
 def test_documents_fit_their_schemas(project: Path) -> None:
-    checked = set()
+    patterns = set()
     for pattern, schema in SCHEMAS.items():
         for path in project.glob(pattern):
             done = run(project, "check-jsonschema", f"--builtin-schema=vendor.{schema}", str(path))
             assert done.returncode == 0, done.stdout
-            checked.add(pattern)
+            patterns.add(pattern)
     ci = read_yaml(project / ".copier-answers.yml")["ci"]
-    assert "compose.yaml" in checked
-    assert len(checked) == (1 if ci == "none" else 3)
+    assert "compose.yaml" in patterns
+    assert len(patterns) == (1 if ci == "none" else 3)
 
 
 def test_workflows_are_safe(template: Path, tmp_path: Path) -> None:
@@ -82,18 +82,18 @@ def test_workflows_are_safe(template: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tool", TOOLS)
-def test_tools_find_nothing(project: Path, tool: str) -> None:
+def test_tools_report_no_problem(project: Path, tool: str) -> None:
     secrets = re.findall(r"\$\{(\w+)", (project / "compose.yaml").read_text())
     succeed(project, "sh", "-c", TOOLS[tool], **dict.fromkeys(secrets, "x"))
 
 
 @pytest.mark.skipif(not shutil.which("actionlint"), reason="actionlint has no wheel")
-def test_actionlint_finds_nothing(project: Path) -> None:
-    git(project, "init")  # where it looks for workflows
+def test_actionlint_reports_no_problem(project: Path) -> None:
+    git(project, "init")  # actionlint looks for workflows in a repository
     succeed(project, "sh", "-c", "if [ -d .github ]; then actionlint; fi")
 
 
-def test_both_ci_run_the_same(template: Path, tmp_path: Path) -> None:
+def test_github_and_gitlab_run_the_same_commands(template: Path, tmp_path: Path) -> None:
     for row in choose_rows(*find_questions(".github/*", ".gitlab-ci.yml")):
         folder = tmp_path / name(row)
         project = render(template, folder / "github", **row | {"ci": "github"})
@@ -109,13 +109,13 @@ def test_both_ci_run_the_same(template: Path, tmp_path: Path) -> None:
 
 
 class Osv(BaseHTTPRequestHandler):
-    """Knows one vulnerability, of click, as https://osv.dev would."""
+    """Stands for https://osv.dev, with one vulnerability of click."""
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         names = [query["package"]["name"] for query in body["queries"]]
-        found = {"vulns": [{"id": "PYSEC-1", "modified": "2026-01-01T00:00:00Z"}]}
-        self.answer({"results": [found if name == "click" else {} for name in names]})
+        result = {"vulns": [{"id": "PYSEC-1", "modified": "2026-01-01T00:00:00Z"}]}
+        self.answer({"results": [result if name == "click" else {} for name in names]})
 
     def do_GET(self) -> None:
         self.answer({"id": "PYSEC-1", "modified": "2026-01-01T00:00:00Z", "affected": []})
@@ -145,29 +145,29 @@ def test_ci_fails_for_a_dependency_with_a_known_vulnerability(
         assert done.returncode == 1
         assert "has 1 known vulnerability" in done.stdout
         assert "warning" not in done.stdout
-        ignored = "--ignore=PYSEC-1"
+        option = "--ignore=PYSEC-1"
         assert "no known vulnerabilities" in succeed(
-            github, "sh", "-c", f"{command} {service} {ignored}"
+            github, "sh", "-c", f"{command} {service} {option}"
         )
         server.shutdown()
 
 
-def test_compose_asks_for_each_secret_that_is_missing(project: Path) -> None:
+def test_compose_reports_each_missing_secret(project: Path) -> None:
     text = (project / "compose.yaml").read_text()
-    asked = set(re.findall(r"\$\{(\w+)", text))
-    assert asked == set(re.findall(r"\$\{(\w+):\?is missing, see docs/operations.md\}", text))
+    variables = set(re.findall(r"\$\{(\w+)", text))
+    assert variables == set(re.findall(r"\$\{(\w+):\?is missing, see docs/operations.md\}", text))
     start = (project / "docs" / "operations.md").read_text().split("## Settings")[0]
-    told = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", start))
+    documented = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", start))
     example = (project / ".env.example").read_text()
-    assert told - set(re.findall(r"^(\w+)=.", example, re.MULTILINE)) == asked
+    assert documented - set(re.findall(r"^(\w+)=.", example, re.MULTILINE)) == variables
 
 
 def select_own(services: dict[str, Any]) -> list[dict[str, Any]]:
-    """Select what runs in the image of the project, and not in that of a server."""
+    """Select the services that run the image of the project."""
     return [service for service in services.values() if "build" in service]
 
 
-def test_compose_allows_no_more_than_is_needed(project: Path) -> None:
+def test_compose_limits_what_services_may_do(project: Path) -> None:
     services = read_yaml(project / "compose.yaml")["services"]
     for service in select_own(services):
         assert service["read_only"] is True
@@ -197,12 +197,12 @@ def test_the_service_has_the_same_rights_in_development_and_tests(
         " ".join(part.split()) for part in compose["configs"]["roles"]["content"].split(";")
     ]
     grants = [statement for statement in statements if "GRANT" in statement]
-    everywhere = make_grants("owner", "app", "app")
-    assert grants == [statement for statement in everywhere if "GRANT" in statement]
-    assert {*everywhere} <= {*statements}
+    expected = make_grants("owner", "app", "app")
+    assert grants == [statement for statement in expected if "GRANT" in statement]
+    assert {*expected} <= {*statements}
 
 
-def test_the_image_has_all_that_it_copies(project: Path) -> None:
+def test_the_image_copies_existing_files(project: Path) -> None:
     dockerfile = (project / "Dockerfile").read_text()
     lines = re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.MULTILINE)
     sources = {source for line in lines for source in line.split()}
@@ -210,8 +210,8 @@ def test_the_image_has_all_that_it_copies(project: Path) -> None:
     assert ("migrations" in sources) == (project / "migrations").exists()
     for source in sources - {"uv.lock"}:
         assert (project / source).exists()
-    sent = re.findall(r"^!(.+)$", (project / ".dockerignore").read_text(), re.MULTILINE)
-    assert sources == set(sent)
+    patterns = re.findall(r"^!(.+)$", (project / ".dockerignore").read_text(), re.MULTILINE)
+    assert sources == set(patterns)
     scripts = tomllib.loads((project / "pyproject.toml").read_text())["project"]["scripts"]
     commands = re.findall(r'^CMD \["([\w-]+)", "serve"', dockerfile, re.MULTILINE)
     services = select_own(read_yaml(project / "compose.yaml")["services"])
@@ -232,29 +232,29 @@ def test_versions_are_the_same_everywhere(project: Path) -> None:
         assert yaml.safe_load(matrix) == [oldest, *images]
 
 
-def test_the_page_on_operating_has_each_setting(project: Path) -> None:
+def test_the_page_about_operations_lists_each_setting(project: Path) -> None:
     page = (project / "docs" / "operations.md").read_text()
-    told = dict(re.findall(r"^\| `(\w+)` \| (.*?) \| .+ \|$", page, re.MULTILINE))
+    documented = dict(re.findall(r"^\| `(\w+)` \| (.*?) \| .+ \|$", page, re.MULTILINE))
     defaults = dict(
         re.findall(r"^(\w+)=(.*)$", (project / ".env.example").read_text(), re.MULTILINE)
     )
-    assert told.keys() == defaults.keys() | {"FORWARDED_ALLOW_IPS", "LISTEN_HOST", "PORT"}
+    assert documented.keys() == defaults.keys() | {"FORWARDED_ALLOW_IPS", "LISTEN_HOST", "PORT"}
     for variable, default in defaults.items():
         words = {"none", "required", "that of the writer"} if not default else {f"`{default}`"}
-        assert told[variable] in words, variable
+        assert documented[variable] in words, variable
 
 
-def test_after_the_copy_three_commands_are_told(template: Path, tmp_path: Path) -> None:
+def test_the_message_after_a_copy_has_three_commands(template: Path, tmp_path: Path) -> None:
     command = ["copier", "copy", "--defaults", str(template), "My Service"]
     output = run(tmp_path, *command).stdout
-    told = re.split("create.+\n", output)[-1].strip().splitlines()
-    assert len(told) == 3, output
-    script = " && ".join(told[:2])
-    people = product(("AUTHOR", "COMMITTER"), ("NAME", "EMAIL"))
-    identity = {f"GIT_{who}_{what}": "ada@example.com" for who, what in people}
+    commands = re.split("create.+\n", output)[-1].strip().splitlines()
+    assert len(commands) == 3, output
+    script = " && ".join(commands[:2])
+    fields = product(("AUTHOR", "COMMITTER"), ("NAME", "EMAIL"))
+    identity = {f"GIT_{role}_{field}": "ada@example.com" for role, field in fields}
     done = run(tmp_path, "sh", "-c", f"{script} && git status --porcelain && git log", **identity)
     assert done.returncode == 0, done.stdout
-    assert told[2] == "uv run poe dev"
+    assert commands[2] == "uv run poe dev"
     branch = git(tmp_path / "My Service", "branch", "--show-current").strip()
     workflow = (tmp_path / "My Service" / ".github" / "workflows" / "ci.yml").read_text()
     assert f"branches: [{branch}]" in workflow

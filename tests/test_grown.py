@@ -1,4 +1,4 @@
-"""A project that a team has grown: only files of its own, and lines at extension points."""
+"""A project that a team has extended, only with new files and lines at extension points."""
 
 import os
 import re
@@ -36,7 +36,7 @@ CONFTEST = "tests/conftest.py"
 
 
 class Place(NamedTuple):
-    """Lines at an extension point, of which a file may have several with the same name."""
+    """Lines for an extension point. `which` selects one of several with the same name."""
 
     path: str
     point: str
@@ -108,7 +108,7 @@ FIRST = [
 
 
 def lay(project: Path, overlay: str, places: list[Place], fixture: str = "") -> None:
-    """Add the files of a team, and its lines at extension points."""
+    """Add a team's files, and its lines at extension points."""
     shutil.copytree(GROWN / overlay, project, dirs_exist_ok=True)
     for place in places:
         lines = place.lines.format(fixture)
@@ -137,7 +137,7 @@ def developing(project: Path) -> Generator[httpx2.Client]:
             os.killpg(process.pid, signal.SIGINT)
             output, _ = process.communicate(timeout=30)
     assert "Traceback" not in output, output
-    # The second process, of projects that have one.
+    # The team's own process, if the project has one.
     assert ("shipping" in output) == (project / "src/my_service/shipping").exists()
 
 
@@ -157,7 +157,7 @@ def log_in(client: httpx2.Client) -> None:
         form = {"grant_type": "client_credentials", "client_id": "ada"}
     else:
         account = {"email": "ada@example.com", "password": "correct horse battery"}
-        client.post("/v1/auth/users", json=account)  # the second time, there is one
+        client.post("/v1/auth/users", json=account)  # on the second run, there is one
         url = client.base_url.copy_with(path="/v1/auth/token")
         form = {"grant_type": "password", "username": account["email"]} | account
     token = httpx2.post(url, data=form).json()["access_token"]
@@ -169,7 +169,7 @@ def list_migrations(project: Path) -> set[Path]:
 
 
 def migration(project: Path, *arguments: str) -> set[Path]:
-    """Write a migration, and return its file."""
+    """Run `poe migration`, and return the new file."""
     before = list_migrations(project)
     succeed(project, UV, "run", "-q", "poe", "migration", *arguments)
     return list_migrations(project) - before
@@ -194,12 +194,12 @@ def assert_added_everywhere(project: Path, places: list[Place]) -> None:
         assert ADDED in (project / path).read_text(), path
 
 
-# The features of the team know their callers.
+# The features of the team need the caller.
 ROWS = [row for row in choose_rows(*find_questions("src/*")) if row["auth"] != "none"]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=name)
-def test_a_grown_project_takes_the_next_release(
+def test_an_extended_project_updates_to_the_next_release(
     releases: Path, tmp_path: Path, row: dict[str, str]
 ) -> None:
     project = start(releases, tmp_path / "project", CURRENT, **row)
@@ -209,7 +209,7 @@ def test_a_grown_project_takes_the_next_release(
         lay(project, "orders", ORDERS)
         [orders] = migration(project, "add orders")
         assert {"orders", "order_lines"} <= set(re.findall(r'"(\w+)"', orders.read_text()))
-        # On the same day, with the same message: a function, and a table that no model knows.
+        # With the same date and message: a function, and a table without a model.
         [audit] = migration(project, "add orders", "--empty")
         text = audit.read_text().replace("    pass", UPGRADE, 1).replace("    pass", DOWNGRADE)
         audit.write_text(text.replace("\nrevision", "\nfrom alembic import op\n\nrevision", 1))
@@ -233,14 +233,14 @@ def test_a_grown_project_takes_the_next_release(
     succeed(project, UV, "lock", "-q")
     check_and_test(project)
     with developing(project) as client:
-        # Without a database, data goes with the process.
+        # Without a database, data is lost with the process.
         assert client.get(path).json()["items"] == (kept if has_orders else [])
 
 
-def test_a_project_of_the_first_release_takes_this_one(releases: Path, tmp_path: Path) -> None:
+def test_a_project_of_the_first_release_updates_to_this_one(releases: Path, tmp_path: Path) -> None:
     project = start(releases, tmp_path / "project", "v0.1.0", auth="password")
     lay(project, "first", FIRST)
-    # In the shell's own words, since this is how the first release writes a migration.
+    # A shell command, because the first release writes a migration this way.
     task = f"{UV} run -q poe dev alembic revision --autogenerate --message notes"
     succeed(project, "sh", "-c", task)
     check_and_test(project)

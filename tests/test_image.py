@@ -1,4 +1,4 @@
-"""The image of a project, made and run in plain folders as the Dockerfile and compose.yaml say."""
+"""The image of a project, built and run in folders as Dockerfile and compose.yaml say."""
 
 import json
 import os
@@ -47,8 +47,10 @@ SECRETS = {
 
 
 class Image:
-    """Follows a Dockerfile. The paths of the image are below `root`, but for those of its base,
-    which is this machine's Python.
+    """Runs a Dockerfile in a folder.
+
+    The paths of the image are below `root`, except those of the base image: its Python is the one
+    of this machine.
     """
 
     def __init__(self, project: Path, folder: Path, python: Path) -> None:
@@ -84,7 +86,7 @@ class Image:
                 self.place.mkdir()
             case "RUN":
                 command = re.sub(r"--mount=\S+ ", "", arguments)
-                # With this machine's cache of uv.
+                # HOME has uv's cache.
                 variables = self.environment | {"HOME": str(Path.home())}
                 environment = make_environment(**variables, UV_PYTHON=str(self.python))
                 subprocess.run(command, shell=True, cwd=self.place, env=environment, check=True)  # noqa: S602
@@ -103,10 +105,10 @@ class Image:
                 raise NotImplementedError(instruction)
 
     def begin(self, stage: str = "") -> None:
-        """Begin a stage. It has the same paths as the one before, which moves aside."""
-        for before, root in self.stages.items():
+        """Begin a stage. Its root has the path of the previous root, which is moved away."""
+        for previous, root in self.stages.items():
             if root == self.root:
-                self.stages[before] = root.rename(self.folder / before)
+                self.stages[previous] = root.rename(self.folder / previous)
         self.root.mkdir()
         if stage:
             self.stages[stage] = self.root
@@ -124,33 +126,34 @@ class Image:
         *sources, target = arguments[bool(stage) :]
         for source in sources:
             if stage in self.stages:
-                found = self.stages[stage] / source.lstrip("/")
+                path = self.stages[stage] / source.lstrip("/")
             else:
-                found = Path(UV) if "/uv:" in stage else self.project / source
+                path = Path(UV) if "/uv:" in stage else self.project / source
                 assert stage or self.is_sent(source), f"{source} is in .dockerignore"
             place = self.locate(target)
             if target.endswith("/"):
                 place.mkdir(exist_ok=True)
-            if found.is_dir():
-                ignored = shutil.ignore_patterns("__pycache__")
-                shutil.copytree(found, place, symlinks=True, ignore=None if stage else ignored)
+            if path.is_dir():
+                ignore = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(path, place, symlinks=True, ignore=None if stage else ignore)
             else:
-                shutil.copy(found, place)
+                shutil.copy(path, place)
 
     def is_sent(self, path: str) -> bool:
-        """Tell what .dockerignore lets through: the last pattern that matches decides."""
-        sent = True
+        """Whether .dockerignore includes a path: the last matching pattern decides."""
+        is_included = True
         for pattern in (self.project / ".dockerignore").read_text().splitlines():
             if not pattern.startswith("#") and fnmatch(path, pattern.removeprefix("!")):
-                sent = pattern.startswith("!")
-        return sent
+                is_included = pattern.startswith("!")
+        return is_included
 
     @contextmanager
     def running(
         self, *command: str, **variables: str
     ) -> Generator[tuple[subprocess.Popen[str], IO[str]]]:
-        """Run a command as the image's user with what compose.yaml leaves it: no capability, and no
-        file that it can write to.
+        """Run a command as the image's user, with the limits of compose.yaml.
+
+        It has no capabilities and cannot write to files.
         """
         flags = ["prlimit", "--fsize=0", "setpriv", "--no-new-privs"]
         if os.geteuid() == 0:
@@ -181,7 +184,7 @@ class Image:
 
 
 class Cluster(Postgres):
-    """A server as its official image makes it: a superuser with a password, an empty database."""
+    """A server as in the official image: a superuser with a password, an empty database."""
 
     @property
     def superuser(self) -> str:
@@ -202,7 +205,7 @@ class Cluster(Postgres):
 
 @pytest.fixture(scope="session")
 def folder() -> Iterator[Path]:
-    """One that other users may enter, unlike pytest's own."""
+    """A folder that other users may enter, unlike pytest's private one."""
     folder = Path(mkdtemp(dir="/tmp"))
     folder.chmod(0o755)
     yield folder
@@ -211,14 +214,14 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def python(folder: Path) -> Path:
-    """This interpreter, in a place from where every user may run it."""
-    own = Path(sys.base_prefix)
+    """This Python, in a folder from which each user may run it."""
+    prefix = Path(sys.base_prefix)
     if os.geteuid() != 0:
-        return own / "bin" / "python3"
-    left_out = ("test", "site-packages", "__pycache__", "config-*", "idlelib", "*.a")
+        return prefix / "bin" / "python3"
+    patterns = ("test", "site-packages", "__pycache__", "config-*", "idlelib", "*.a")
     for part in ("bin", "lib"):
-        ignore = shutil.ignore_patterns(*left_out)
-        shutil.copytree(own / part, folder / "python" / part, symlinks=True, ignore=ignore)
+        ignore = shutil.ignore_patterns(*patterns)
+        shutil.copytree(prefix / part, folder / "python" / part, symlinks=True, ignore=ignore)
     return folder / "python" / "bin" / f"python{sysconfig.get_python_version()}"
 
 
@@ -232,7 +235,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     cluster.remove_copy()
 
 
-# The answers that decide what an image is, and how it runs.
+# The answers that change the image, or how it runs.
 ROWS = choose_rows(*find_questions("src/*", "Dockerfile", ".dockerignore", "compose.yaml"))
 
 
@@ -252,7 +255,7 @@ def image(row: dict[str, str], template: Path, folder: Path, python: Path) -> Im
 
 @pytest.fixture
 def services(image: Image, cluster: Cluster) -> dict[str, Any]:
-    """What compose.yaml starts, with the database where it really is, and its roles in it."""
+    """The services of compose.yaml, with the URL of the real database, which has the roles."""
     text = (image.project / "compose.yaml").read_text()
     text = re.sub(r"\$\{(\w+)[^}]*\}", lambda found: SECRETS[found[1]], text)
     compose = yaml.safe_load(text.replace("@database/", f"@{HOST}:{cluster.port}/"))
@@ -270,14 +273,14 @@ def migrate(image: Image, services: dict[str, Any]) -> None:
     assert status == 0, output
 
 
-def test_the_image_has_what_runs_and_no_more(image: Image) -> None:
+def test_the_image_has_only_what_it_needs(image: Image) -> None:
     assert list(image.root.rglob("fastapi"))
-    assert not list(image.root.rglob("pytest")), "it has development dependencies"
-    assert not list(image.root.rglob("uv")), "it has uv"
+    assert not list(image.root.rglob("pytest")), "the image has development dependencies"
+    assert not list(image.root.rglob("uv")), "the image has uv"
 
 
-# The statuses for a stranger: readiness, a sign-up, a new item, the list of items. Then those for a
-# user, where there are any: a new item, another name for it, its end.
+# The statuses without a token: readiness, a sign-up, a new item, the list of items. Then those with
+# a token, if there are users: a new item, a new name for it, its deletion.
 ANSWERS = {
     "none": [200, 404, 201, 200, 201, 200, 204],
     # There is no provider to fetch keys from.
@@ -316,7 +319,7 @@ def test_the_image_serves_as_compose_runs_it(
     assert [answer.status_code for answer in answers] == ANSWERS[row["auth"]]
     assert "Application shutdown complete" in log
     assert not image.is_healthy(**variables)
-    assert read(image.root) == before, "it has written files"
+    assert read(image.root) == before, "the image has new files"
 
 
 WITH_DATABASE = pytest.mark.parametrize(
@@ -332,7 +335,7 @@ def test_the_service_waits_for_the_migration(image: Image, services: dict[str, A
 
 
 @WITH_DATABASE
-def test_compose_configures_all_that_a_command_reads(
+def test_compose_sets_each_variable_of_a_command(
     image: Image, services: dict[str, Any], cluster: Cluster
 ) -> None:
     for service in ("service", "migrate"):
@@ -344,7 +347,7 @@ def test_compose_configures_all_that_a_command_reads(
 
 
 @WITH_DATABASE
-def test_the_service_reads_and_writes_rows_and_no_more(
+def test_the_service_can_only_read_and_write_rows(
     image: Image, services: dict[str, Any], cluster: Cluster
 ) -> None:
     migrate(image, services)
@@ -400,7 +403,7 @@ def test_the_service_reads_and_writes_rows_and_no_more(
         assert connection.execute(tables).fetchall() == [("owner",)]
 
 
-def test_the_labels_say_what_was_answered(template: Path, folder: Path, python: Path) -> None:
+def test_the_labels_have_the_answers(template: Path, folder: Path, python: Path) -> None:
     description = 'Says "hello" to C:\\, {{ braces }}, ünïcödé, $HOME'
     (folder / "labels").mkdir()
     project = render(template, folder / "labels" / "project", description=description)

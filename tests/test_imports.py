@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from harness import ROWS, name, render, run
 
-# Who puts the parts together; everything else does not know them.
+# The composition roots. No other module imports them.
 ROOTS = ("app", "cli", "lifespan", "main", "settings")
 CONTRACT = """
 [importlinter]

@@ -1,4 +1,4 @@
-"""Databases that hold data while their project changes: answers, branches, migrations of a team."""
+"""Databases with data while their project changes: answers, branches, a team's migrations."""
 
 import re
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from postgres import running
 from psycopg import sql
 from releases import CURRENT
 
-# Of a team: the lines of a migration, and those of a model.
+# A team's migration and model.
 CREATE = "op.execute(\"CREATE TABLE orders AS SELECT 'kept' AS name\")"
 DROP = 'op.execute("DROP TABLE orders")'
 MODEL = """
@@ -56,7 +56,7 @@ def server() -> Iterator[str]:
 
 @pytest.fixture
 def database(server: str) -> str:
-    """The URL of an empty database, on which `poe dev` runs what follows it."""
+    """The URL of an empty database, for the commands of `poe dev`."""
     name = f"live_{token_hex(4)}"
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
@@ -82,10 +82,10 @@ def dev(project: Path, url: str, *command: str) -> str:
 
 
 def write_migration(project: Path, url: str, *command: str) -> Path:
-    """Write a migration, and let it create a table of the team."""
-    before = set(project.glob("migrations/versions/*.py"))
+    """Write a migration that creates a table of the team."""
+    old_paths = set(project.glob("migrations/versions/*.py"))
     succeed(project, UV, "run", "-q", "poe", *command, DATABASE_URL=url)
-    [path] = set(project.glob("migrations/versions/*.py")) - before
+    [path] = set(project.glob("migrations/versions/*.py")) - old_paths
     text = (
         path.read_text().replace("    pass", f"    {CREATE}", 1).replace("    pass", f"    {DROP}")
     )
@@ -94,14 +94,14 @@ def write_migration(project: Path, url: str, *command: str) -> Path:
 
 
 def update(project: Path, url: str, **answers: str) -> list[str]:
-    """Change answers as a team does, and return the branches that have to be removed before."""
+    """Update with new answers, and return the branches that had to be removed first."""
     data = [f"--data={question}={answer}" for question, answer in answers.items()]
     command = [UV, "run", "-q", "poe", "template-update", f"--vcs-ref={CURRENT}", *data]
     done = run(project, *command)
     branches = re.findall(r"migrate --remove (\w+)$", done.stdout, re.MULTILINE)
-    # It stops before it changes a file, or it goes through.
-    stopped = (done.returncode, git(project, "status", "--porcelain") == "")
-    assert stopped == ((1, True) if branches else (0, False))
+    # The update stops before it changes a file, or it succeeds.
+    outcome = (done.returncode, git(project, "status", "--porcelain") == "")
+    assert outcome == ((1, True) if branches else (0, False))
     for line in re.findall(r"^  (uv run poe dev .+)$", done.stdout, re.MULTILINE):
         succeed(project, "sh", "-c", line.replace("uv", UV, 1), DATABASE_URL=url)
     if branches:
@@ -126,7 +126,7 @@ ROWS: dict[str, list[LiteralString]] = {
 }
 
 
-# The answers before, those that change, and the branches that go with the change and back.
+# The first answers, the changed ones, and the branches removed by the change and by undoing it.
 CHANGES = [
     (PASSWORD, {"auth": "oidc"}, ["example", "auth"], ["example"]),
     (PASSWORD, {"auth": "none"}, ["example", "auth"], ["example"]),
@@ -135,13 +135,13 @@ CHANGES = [
 ]
 
 
-def test_each_question_with_tables_changes() -> None:
-    changed = {question for _, off, *_ in CHANGES for question in off}
-    assert changed == {*find_questions("migrations/versions/*")}
+def test_each_question_with_tables_is_changed() -> None:
+    questions = {question for _, changes, *_ in CHANGES for question in changes}
+    assert questions == {*find_questions("migrations/versions/*")}
 
 
 @pytest.mark.parametrize(("on", "off", "removed_first", "removed_then"), CHANGES)
-def test_an_answer_changes_while_there_is_data(
+def test_an_answer_can_change_on_a_database_with_data(
     releases: Path,
     database: str,
     tmp_path: Path,
@@ -151,7 +151,7 @@ def test_an_answer_changes_while_there_is_data(
     removed_then: list[str],
 ) -> None:
     def insert(answers: dict[str, str]) -> None:
-        """Use the database, where there is one."""
+        """Insert rows, if the project has a database."""
         if answers["database"] != "none":
             dev(project, database, "my-service", "migrate")
             for statement in ROWS[answers["auth"]]:
@@ -169,7 +169,9 @@ def test_an_answer_changes_while_there_is_data(
     insert(on)
 
 
-def test_log_ins_of_the_first_release_go_on(releases: Path, database: str, tmp_path: Path) -> None:
+def test_login_sessions_of_the_first_release_continue(
+    releases: Path, database: str, tmp_path: Path
+) -> None:
     variables = {"DATABASE_URL": database, "AUTH_SECRET": token_hex(32)}
 
     def serve() -> Service:
@@ -186,28 +188,28 @@ def test_log_ins_of_the_first_release_go_on(releases: Path, database: str, tmp_p
 
     with ExitStack() as stack:
         project = start(releases, tmp_path / "project", "v0.1.0", **PASSWORD)
-        old = serve()
+        old_service = serve()
         account = {"email": "ada@example.com", "password": "correct horse battery"}
-        assert old.client.post("/v1/auth/users", json=account).status_code == 201
+        assert old_service.client.post("/v1/auth/users", json=account).status_code == 201
         form = {"grant_type": "password", "username": account["email"]}
         form |= {"password": account["password"]}
-        tokens = [old.client.post("/v1/auth/token", data=form).json() for _ in range(3)]
-        refreshed = refresh(old, tokens[1]["refresh_token"]).json()
-        old.client.post("/v1/auth/revoke", data={"token": tokens[2]["refresh_token"]})
-        assert old.stop() == 0
+        tokens = [old_service.client.post("/v1/auth/token", data=form).json() for _ in range(3)]
+        new_token = refresh(old_service, tokens[1]["refresh_token"]).json()
+        old_service.client.post("/v1/auth/revoke", data={"token": tokens[2]["refresh_token"]})
+        assert old_service.stop() == 0
         assert update(project, database) == []
-        new = serve()
+        new_service = serve()
         headers = {"Authorization": f"Bearer {tokens[0]['access_token']}"}
-        assert new.client.get("/v1/auth/me", headers=headers).status_code == 200
-        # Tokens that are valid stay so, once; those that are not, too.
-        for token in (tokens[0], refreshed):
-            following = refresh(new, token["refresh_token"])
-            assert following.status_code == 200
-            assert refresh(new, following.json()["refresh_token"]).status_code == 200
-            assert refresh(new, token["refresh_token"]).status_code == 400
+        assert new_service.client.get("/v1/auth/me", headers=headers).status_code == 200
+        # Valid tokens can be used once more; invalid ones stay invalid.
+        for token in (tokens[0], new_token):
+            response = refresh(new_service, token["refresh_token"])
+            assert response.status_code == 200
+            assert refresh(new_service, response.json()["refresh_token"]).status_code == 200
+            assert refresh(new_service, token["refresh_token"]).status_code == 400
         assert query(database, "SELECT * FROM user_sessions") == []
         for token in tokens:
-            assert refresh(new, token["refresh_token"]).status_code == 400
+            assert refresh(new_service, token["refresh_token"]).status_code == 400
 
 
 @pytest.mark.parametrize("auth", ["password", "oidc"])
@@ -227,20 +229,20 @@ def test_a_database_of_the_first_release_with_a_migration_of_its_team(
     assert upgrades == {"password": ["auth_2"], "oidc": []}[auth]
     assert "No new upgrade operations" in dev(project, database, "alembic", "check")
 
-    # What the team has based on the example would go with it.
+    # The team's migration depends on the example, so the example cannot be removed.
     remove = [UV, "run", "-q", "poe", "dev", "my-service", "migrate", "--remove", "example"]
-    refused = run(project, *remove, DATABASE_URL=database)
-    assert refused.returncode == 1
-    assert "The branch example cannot be removed" in refused.stdout
-    again = ("poe", "template-update", f"--vcs-ref={CURRENT}")
-    advice = succeed(project, UV, "run", "-q", *again)
+    refusal = run(project, *remove, DATABASE_URL=database)
+    assert refusal.returncode == 1
+    assert "The branch example cannot be removed" in refusal.stdout
+    update_command = ("poe", "template-update", f"--vcs-ref={CURRENT}")
+    advice = succeed(project, UV, "run", "-q", *update_command)
     lines = re.findall(r"^    (\w+ = .+)$", advice, re.MULTILINE)
     assert f"{path.relative_to(project)} is based on a migration of the template." in advice
     text = re.sub(r"^down_revision = .+$", "\n".join(lines), path.read_text(), flags=re.MULTILINE)
     path.write_text(text)
     assert "Running upgrade" not in dev(project, database, "my-service", "migrate")
 
-    # It has no foreign key to an item.
+    # The team's table has no foreign key to an item.
     path.write_text(re.sub(r"^depends_on = .+\n", "", text, flags=re.MULTILINE))
     remove_example(project, database)
     assert query(database, "SELECT to_regclass('items')") == [(None,)]
@@ -250,7 +252,7 @@ def test_a_database_of_the_first_release_with_a_migration_of_its_team(
 
 
 def remove_example(project: Path, url: str) -> None:
-    """Do what the page says."""
+    """Follow the docs."""
     section = read_section(project, "Remove the example")
     for command in re.findall(r"^    (.+)$", section, re.MULTILINE):
         succeed(project, "sh", "-c", command, DATABASE_URL=url)
@@ -264,8 +266,8 @@ def project(releases: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     project = start(releases, tmp_path_factory.mktemp("project") / "rendered")
     (project / "src" / "my_service" / "orders.py").write_text(MODEL.lstrip())
     app = project / "src" / "my_service" / "app.py"
-    ours = "# Yours: imports\nfrom . import orders as _orders  # noqa: F401\n"
-    app.write_text(app.read_text().replace("# Yours: imports\n", ours))
+    lines = "# Yours: imports\nfrom . import orders as _orders  # noqa: F401\n"
+    app.write_text(app.read_text().replace("# Yours: imports\n", lines))
     env = project / "migrations" / "env.py"
     options = "include_schemas=True,\n        # Yours: options\n"
     env.write_text(env.read_text().replace("# Yours: options\n", options))
@@ -273,11 +275,11 @@ def project(releases: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def migration(project: Path, url: str, *arguments: str) -> tuple[str, set[Path]]:
-    """Return what it prints, and the files that it adds."""
-    before = {path: path.read_bytes() for path in project.glob("migrations/versions/*.py")}
+    """Run `poe migration`, and return its output and the new files."""
+    contents = {path: path.read_bytes() for path in project.glob("migrations/versions/*.py")}
     output = succeed(project, UV, "run", "-q", "poe", "migration", *arguments, DATABASE_URL=url)
-    assert before == {path: path.read_bytes() for path in before}
-    return output, set(project.glob("migrations/versions/*.py")) - before.keys()
+    assert contents == {path: path.read_bytes() for path in contents}
+    return output, set(project.glob("migrations/versions/*.py")) - contents.keys()
 
 
 def test_migrations_of_a_team(project: Path, database: str) -> None:
@@ -324,7 +326,7 @@ def test_migrations_of_a_team(project: Path, database: str) -> None:
     succeed(project, UV, "run", "-q", "poe", "check")
 
 
-def test_the_example_goes_and_the_tables_of_the_team_stay(
+def test_removing_the_example_keeps_the_tables_of_the_team(
     releases: Path, database: str, tmp_path: Path
 ) -> None:
     project = start(releases, tmp_path / "project")

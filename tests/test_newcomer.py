@@ -1,4 +1,4 @@
-"""The first steps of a team: its first feature, and the mistakes that the tests must name."""
+"""The first feature of a team, and common mistakes that the tests must explain."""
 
 import re
 import shlex
@@ -8,15 +8,15 @@ import pytest
 from harness import ROOT, UV, add_lines, choose_rows, find_questions, name, render, run, succeed
 
 TEMPLATE = "gh:OWNER/keel"
-# A command, a file, or lines at an extension point: a fenced block, and what stands before it.
+# A command, a file, or lines at an extension point: a fenced block and the text before it.
 BLOCK = re.compile(r"(?P<before>[^\n]*)\n\n```(?P<language>\w+)\n(?P<text>.*?)^```$", re.M | re.S)
 FILE = re.compile(r"`(?P<path>[\w/.]+)`:")
 LINES = re.compile(r"below `Yours: (?P<point>\w+)` in `(?P<path>[\w/.]+)`:")
 
 
 def follow(page: str, folder: Path, source: Path) -> list[str]:
-    """Run the commands of a page and write its files, in their order."""
-    written: list[str] = []
+    """Run the commands of a page and write its files, in order."""
+    paths: list[str] = []
     for block in BLOCK.finditer(page):
         text = block["text"]
         if block["language"] == "sh":
@@ -28,16 +28,16 @@ def follow(page: str, folder: Path, source: Path) -> list[str]:
         else:
             [path] = FILE.findall(block["before"])
             (folder / path).write_text(text)
-            written.append(path)
-    return written
+            paths.append(path)
+    return paths
 
 
 def test_the_page_about_the_first_feature_can_be_followed(template: Path, tmp_path: Path) -> None:
     page = (ROOT / "docs" / "first-feature.md").read_text()
     assert page.count("```sh") == 5
     assert page.count("```") == 2 * len(BLOCK.findall(page))
-    written = follow(page, tmp_path, template)
-    assert len(written) == 6
+    paths = follow(page, tmp_path, template)
+    assert len(paths) == 6
     [migration] = (tmp_path / "my-service" / "migrations" / "versions").glob("*_add_labels.py")
     assert 'op.create_table(\n        "labels"' in migration.read_text()
 
@@ -81,14 +81,16 @@ def include(project: Path, module: str, *routers: str) -> None:
 
 
 def fail(project: Path, path: str) -> str:
-    """Return what the failed tests in a file say, in one line."""
+    """Return the output of failing tests as one line."""
     done = run(project, UV, "run", "-q", "poe", "test", path)
     assert done.returncode == 1, done.stdout
     assert "Traceback" not in done.stdout
     return " ".join(done.stdout.split())
 
 
-def test_a_model_without_a_migration_fails_with_the_command(template: Path, tmp_path: Path) -> None:
+def test_a_model_without_a_migration_fails_and_names_the_command(
+    template: Path, tmp_path: Path
+) -> None:
     project = render(template, tmp_path / "project", auth="none")
     add_feature(project, models=MODEL)
     tests = "tests/test_migrations.py"
@@ -107,7 +109,7 @@ ROWS = [row for row in choose_rows(*find_questions("src/*/auth/*")) if row["auth
 
 
 @pytest.mark.parametrize("row", ROWS, ids=name)
-def test_a_route_without_protection_fails_with_what_to_do(
+def test_a_route_without_protection_fails_and_names_the_fix(
     template: Path, tmp_path: Path, row: dict[str, str]
 ) -> None:
     project = render(template, tmp_path / "project", **row)

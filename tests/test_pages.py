@@ -1,4 +1,4 @@
-"""The pages of this repository: what they link to, and what they name, is there."""
+"""Links, paths, tasks and messages in the pages of this repository exist."""
 
 import re
 import tomllib
@@ -17,7 +17,7 @@ def name(page: Path) -> str:
 
 
 def list_anchors(page: Path) -> set[str]:
-    """List the anchors of the headings, as GitHub makes them."""
+    """List the anchors that GitHub makes of the headings."""
     headings = re.findall(r"^#+ (.+)$", FENCED.sub("", page.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -28,9 +28,9 @@ def project(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_link_targets_exist(page: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", FENCED.sub("", page.read_text())):
-        if re.match(r"https?://|\.\./\.\./tree/", link):  # of other sites, and of GitHub itself
+        if re.match(r"https?://|\.\./\.\./tree/", link):  # external links, and paths of GitHub
             continue
         path, _, anchor = link.partition("#")
         target = (page.parent / path).resolve() if path else page
@@ -38,7 +38,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in list_anchors(target), link
 
 
-# The page about the architecture names sources of the template.
+# docs/architecture.md names sources of the template.
 GUIDES = [page for page in PAGES if page.parent.name == "docs" and page.stem != "architecture"]
 PATH = re.compile(r"`([\w./-]+/|[\w./-]*\.(?:py|md|toml|yml|yaml|example|development))`")
 OF_DEVELOPERS = {".env", ".local"}
@@ -51,7 +51,7 @@ def test_paths_that_guides_name_exist(project: Path, guide: Path) -> None:
     written = {Path(path) for path in re.findall(r"`([\w./]+)`:$", text, re.MULTILINE)}
     there |= written | {Path(path) for path in OF_DEVELOPERS}
     for path in map(Path, PATH.findall(text)):
-        is_name = len(path.parts) == 1  # of a file in any folder
+        is_name = len(path.parts) == 1  # file names without a folder
         names = {known.name for known in there}
         assert path in there or (is_name and path.name in names) or (ROOT / path).exists(), path
 
@@ -63,8 +63,8 @@ def test_tasks_that_guides_name_exist(project: Path, guide: Path) -> None:
     assert {*re.findall(r"\bpoe ([a-z-]+)", text)} <= pyproject["tool"]["poe"]["tasks"].keys()
 
 
-def test_messages_are_those_of_the_template() -> None:
-    """Find each message in the sources, whatever they put in place of the dots."""
+def test_messages_in_the_docs_exist_in_the_template() -> None:
+    """Find each message in the sources. The dots stand for any text."""
     page = (ROOT / "docs" / "troubleshooting.md").read_text()
     own, libraries = page.split("\n## Messages of libraries\n")
     assert libraries.count("\n### ") == 3

@@ -1,4 +1,4 @@
-"""dev/postgres.py of a rendered project: real servers, real signals, nothing left behind."""
+"""dev/postgres.py of a rendered project: real servers, real signals, no files left behind."""
 
 import errno
 import os
@@ -50,16 +50,16 @@ root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
 def processes(place: Path) -> dict[int, str]:
-    """Find what runs in a folder, or was started with it as the folder for temporary files."""
-    found = {}
+    """Find processes that run in a folder, or use it for temporary files."""
+    commands = {}
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             environment = (process / "environ").read_text(errors="replace")
             if f"TMPDIR={place}" in environment or (process / "cwd").readlink().is_relative_to(
                 place
             ):
-                found[int(process.name)] = (process / "cmdline").read_text().replace("\0", " ")
-    return found
+                commands[int(process.name)] = (process / "cmdline").read_text().replace("\0", " ")
+    return commands
 
 
 def kill_guards(temporary: Path) -> None:
@@ -96,7 +96,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def open_place() -> Iterator[Path]:
-    """Yield a folder that everybody may enter, with a copy of the module and of the wheel."""
+    """Yield a folder that each user may enter, with copies of the module and of the wheel."""
     place = Path(mkdtemp(dir="/tmp"))
     place.chmod(0o755)
     shutil.copy(MODULE, place)
@@ -112,7 +112,7 @@ def open_place() -> Iterator[Path]:
 
 
 class User:
-    """Another process that uses a server until it is told, or forced, to leave."""
+    """A process that uses a server until it exits or is killed."""
 
     def __init__(
         self,
@@ -145,7 +145,7 @@ class User:
         return "".join(self.process.communicate(timeout=20))
 
 
-def test_throw_away(temporary: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_temporary_server(temporary: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with running() as url:
         assert url.endswith("/app_test")
         assert (
@@ -194,7 +194,7 @@ def kill_user(temporary: Path, *arguments: Path) -> None:
     assert eventually(lambda: list(temporary.iterdir()) == [])
 
 
-def test_killed_user_of_a_throw_away(temporary: Path) -> None:
+def test_killed_user_of_a_temporary_server(temporary: Path) -> None:
     kill_user(temporary)
 
 
@@ -254,7 +254,7 @@ def test_in_parallel_on_one_folder(data: Path) -> None:
     assert processes(data) == {}
 
 
-def test_throw_aways_in_parallel(temporary: Path) -> None:
+def test_temporary_servers_in_parallel(temporary: Path) -> None:
     with ThreadPoolExecutor(3) as pool, ExitStack() as stack:
         urls = list(pool.map(stack.enter_context, [running() for _ in range(3)]))
         assert len(set(urls)) == 3
@@ -262,7 +262,7 @@ def test_throw_aways_in_parallel(temporary: Path) -> None:
     assert processes(temporary) == {}
 
 
-def test_only_the_password_opens_the_door(data: Path) -> None:
+def test_connections_need_the_password(data: Path) -> None:
     with running(data) as url:
         password = url.split(":")[2].split("@")[0]
         app = url.replace("owner", "app", 1)
@@ -282,7 +282,7 @@ def test_only_the_password_opens_the_door(data: Path) -> None:
 
 @pytest.fixture
 def earlier(tmp_path: Path) -> Path:
-    """A folder with the module of the first release, which had one role: `app` owned all."""
+    """A folder with the module of the first release. There, the role `app` owned everything."""
     path = "template/{% if has_database %}dev{% endif %}/postgres.py"
     (tmp_path / "earlier").mkdir()
     text = git(ROOT, "show", f"{list_releases()['0.1.0']}:{path}")
@@ -309,7 +309,7 @@ def test_data_of_an_earlier_release_gets_the_other_role(data: Path, earlier: Pat
             )
             assert ask(url, "alter table t drop j") == ""
             assert ask(url, RIGHTS) == "0"
-        (data / "roles").unlink()  # as if it had been interrupted at its end
+        (data / "roles").unlink()  # as if the first start had been interrupted at the end
 
 
 def test_killed_server(data: Path) -> None:
@@ -318,12 +318,12 @@ def test_killed_server(data: Path) -> None:
         state = data / "cluster" / "postmaster.pid"
         server = int(state.read_text().split()[0])
         os.kill(server, signal.SIGKILL)
-        with running(data) as again:
-            assert ask(again, "select i from t") == "7"
+        with running(data) as new_url:
+            assert ask(new_url, "select i from t") == "7"
     assert processes(data) == {}
 
 
-def test_stale_state_names_a_process_that_lives(data: Path) -> None:
+def test_stale_state_names_a_running_process(data: Path) -> None:
     with running(data):
         state = (data / "cluster" / "postmaster.pid").read_text().splitlines()
     stale = "\n".join([str(os.getpid()), *state[1:]])
@@ -351,23 +351,23 @@ def test_server_that_does_not_start(data: Path) -> None:
         pass
 
 
-def test_port_is_taken_meanwhile(tmp_path: Path, data: Path) -> None:
-    module, free = Path(shutil.copy(MODULE, tmp_path)), postgres.free_port()
+def test_port_is_taken_during_the_start(tmp_path: Path, data: Path) -> None:
+    module, free_port = Path(shutil.copy(MODULE, tmp_path)), postgres.free_port()
     with socket.create_server(("127.0.0.1", 0)) as other:
-        ports = f"free_port = iter([{other.getsockname()[1]}, {free}]).__next__\n"
+        ports = f"free_port = iter([{other.getsockname()[1]}, {free_port}]).__next__\n"
         start = 'if __name__ == "__main__":'
         module.write_text(module.read_text().replace(start, ports + start))
         user = User(data, project=tmp_path)
-    assert f":{free}/" in user.said
+    assert f":{free_port}/" in user.said
     assert user.leave() == ""
 
 
-def test_machine_s_own_server(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_installed_on_the_machine(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres, "find_spec", {}.get)
     try:
         find_binaries()
     except PostgresError:
-        pytest.skip("no server is installed")
+        pytest.skip("no PostgreSQL is installed on this machine")
     with running(data) as url:
         assert ask(url, "select lower('É')") == "é"
     with running() as url:
@@ -399,7 +399,7 @@ def test_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
 
 
 def test_unwritable_folder() -> None:
-    # Not even root may add a folder there.
+    # Even root cannot create a folder in /proc.
     with pytest.raises(PostgresError, match="PostgreSQL cannot use"), running(Path("/proc/mine")):
         pass
 
@@ -418,7 +418,7 @@ def test_as_an_unprivileged_user(open_place: Path, monkeypatch: pytest.MonkeyPat
     user = User(open_place / "root's", project=open_place, uid=nobody)
     assert "Permission denied" in user.said
     user.leave()
-    # Root uses that user's data now, and leaves nothing there that the user cannot use later.
+    # Root can use that user's data, and leaves no files that the user cannot use.
     (open_place / "home" / "data" / "log").unlink()
     with running(open_place / "home" / "data") as url:
         assert ask(url, "select 1") == "1"
@@ -427,7 +427,7 @@ def test_as_an_unprivileged_user(open_place: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def private(open_place: Path, tmp_path: Path) -> Path:
-    """A project that nobody but root may enter."""
+    """A project that only root may enter."""
     project = tmp_path / "private"
     shutil.copytree(open_place, project)
     for path in (project, *project.rglob("*")):
@@ -436,7 +436,7 @@ def private(open_place: Path, tmp_path: Path) -> Path:
 
 
 @root_only
-def test_as_root_in_a_private_place(
+def test_as_root_in_a_private_folder(
     private: Path, open_place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copies = open_place / "temporary"
@@ -456,7 +456,7 @@ def test_as_root_in_a_private_place(
 
 
 @root_only
-def test_as_root_where_a_copy_does_not_run_either(private: Path, temporary: Path) -> None:
+def test_as_root_where_a_copy_cannot_run(private: Path, temporary: Path) -> None:
     temporary.chmod(0o700)  # as if it were mounted with `noexec`
     user = User(private / "data", project=private)
     assert user.said.startswith(f"PostgresError: The user nobody cannot run {temporary}/postgres-")

@@ -1,4 +1,4 @@
-"""Rendered projects at work: their checks, their tests, their servers, as their teams run them."""
+"""Rendered projects in use: checks, tests and servers, run as a team runs them."""
 
 import inspect
 import os
@@ -44,8 +44,8 @@ from postgres import free_port, make_grants, running
 
 @pytest.fixture
 def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder for temporary files, which must be empty again after the test."""
-    # pytest's own is private, and a PostgreSQL that root starts runs as another user.
+    """A folder for temporary files, which must be empty after the test."""
+    # Not in pytest's private folder: as root, PostgreSQL runs as another user.
     folder = Path(mkdtemp(dir="/tmp"))
     folder.chmod(0o1777)
     monkeypatch.setenv("TMPDIR", str(folder))
@@ -55,10 +55,10 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def add_code_of_docs(project: Path) -> None:
-    """Add what the docs show, so that the check reads it, too.
+    """Add the code blocks of the docs as modules, so that `poe check` checks them.
 
-    Each block is the module that its first line names, or one of a feature `shown`. Tests are not
-    run here: they need the rest of their feature.
+    A block without a path becomes a module of a feature `shown`. Tests in the docs are not run
+    here, because they need the rest of their feature.
     """
     [package] = (project / "src").iterdir()
     pages = "".join(page.read_text() for page in sorted((project / "docs").glob("*.md")))
@@ -83,7 +83,7 @@ def test_checks_and_tests_pass(
 def test_ci_passes_with_the_oldest_dependencies(
     template: Path, tmp_path: Path, temporary: Path, row: dict[str, str]
 ) -> None:
-    """Run what the scheduled workflow runs, in its order, on a server that DATABASE_URL names."""
+    """Run the steps of the scheduled workflow, with a server in DATABASE_URL."""
     project = render(template, tmp_path / "project", **row | {"ci": "github"})
     succeed(project, UV, "lock")
     workflow = yaml.safe_load((project / ".github" / "workflows" / "ci.yml").read_text())
@@ -94,10 +94,12 @@ def test_ci_passes_with_the_oldest_dependencies(
         for step in job["steps"]:
             if "run" in step:
                 succeed(project, "sh", "-c", step["run"], **variables)
-    declared = tomllib.loads((project / "pyproject.toml").read_text())["project"]["dependencies"]
-    locked = tomllib.loads((project / "uv.lock").read_text())["package"]
-    versions = {package["name"]: package["version"] for package in locked}
-    for dependency in declared:
+    requirements = tomllib.loads((project / "pyproject.toml").read_text())["project"][
+        "dependencies"
+    ]
+    packages = tomllib.loads((project / "uv.lock").read_text())["package"]
+    versions = {package["name"]: package["version"] for package in packages}
+    for dependency in requirements:
         distribution, floor = re.findall(r"^([\w-]+).*?>=([\d.]+)", dependency)[0]
         assert f"{versions[distribution]}.".startswith(f"{floor}."), dependency
 
@@ -120,7 +122,7 @@ def test_a_commit_is_checked(template: Path, tmp_path: Path) -> None:
 
 
 def follow_the_readme(project: Path) -> None:
-    """Remove the example in exactly the words of the rendered README."""
+    """Remove the example exactly as docs/development.md says."""
     section = read_section(project, "Remove the example")
     commands = re.findall(r"^    (.+)$", section, re.MULTILINE)
     assert commands
@@ -135,7 +137,7 @@ def follow_the_readme(project: Path) -> None:
     path.write_text("".join(rest))
 
 
-# The answers that decide what the example is.
+# The answers that change the example.
 EXAMPLES = choose_rows(*find_questions("src/*/items/*", "tests/test_item*"))
 
 
@@ -161,7 +163,7 @@ def test_a_feature_can_be_added(
     shutil.copytree(package / "items", package / "books")
     for file in (package / "books").glob("*.py"):
         text = file.read_text().replace("Item", "Book")
-        file.write_text(re.sub(r"(?<!\.)item", "book", text))  # but not the method `.items()`
+        file.write_text(re.sub(r"(?<!\.)item", "book", text))  # except the method `.items()`
     app = package / "app.py"
     lines = app.read_text().splitlines(keepends=True)
     for line in [line for line in lines if "items" in line]:
@@ -190,33 +192,33 @@ INSTALLED = choose_rows(*find_questions("pyproject.toml"), strength=1)
 
 
 @pytest.mark.parametrize("row", INSTALLED, ids=name)
-def test_names_of_what_is_installed_are_taken(
+def test_names_of_installed_packages_are_reserved(
     template: Path, tmp_path: Path, row: dict[str, str]
 ) -> None:
     project = render(template, tmp_path / "project", **row)
     names = succeed(project, UV, "run", "--quiet", "python", "-c", LIST_NAMES).lower().split()
-    possible = {name.replace("-", "_") for name in names if re.fullmatch(r"[a-z][\w-]*", name)}
-    taken = yaml.safe_load(CONFIG["project_names"]["default"])
-    assert {"fastapi", "typing_extensions", "pytest", "poe"} <= possible
-    assert possible - {"my_service"} <= set(taken)
+    package_names = {name.replace("-", "_") for name in names if re.fullmatch(r"[a-z][\w-]*", name)}
+    reserved_names = yaml.safe_load(CONFIG["project_names"]["default"])
+    assert {"fastapi", "typing_extensions", "pytest", "poe"} <= package_names
+    assert package_names - {"my_service"} <= set(reserved_names)
     folders = {path.name for path in project.iterdir() if path.is_dir()}
-    assert {folder for folder in folders if folder.isidentifier()} <= set(taken)
+    assert {folder for folder in folders if folder.isidentifier()} <= set(reserved_names)
 
 
 def find_processes(folder: Path) -> dict[int, str]:
-    """Find what runs in a folder, or has its files there."""
-    found: dict[int, str] = {}
+    """Find processes that run in a folder, or whose command names it."""
+    commands: dict[int, str] = {}
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             command = (process / "cmdline").read_text().replace("\0", " ")
             if str(folder) in command or (process / "cwd").readlink().is_relative_to(folder):
-                found[int(process.name)] = command
-    return found
+                commands[int(process.name)] = command
+    return commands
 
 
 @contextmanager
 def developing(project: Path, **variables: str) -> Generator[httpx2.Client]:
-    """Run `poe dev` until Ctrl-C, which must end all that it started."""
+    """Run `poe dev`, then stop it with Ctrl-C, which must stop all its processes."""
     port = free_port()
     environment = make_environment(PORT=str(port), **variables)
     with subprocess.Popen(
@@ -247,13 +249,13 @@ def wait_until_ready(client: httpx2.Client, process: subprocess.Popen[Any]) -> N
             if client.get("/health/ready").status_code == 200:
                 return
         time.sleep(0.05)
-    raise AssertionError("`poe dev` does not answer.")
+    raise AssertionError("`poe dev` does not respond.")
 
 
 def read_title(client: httpx2.Client) -> str:
     try:
         return client.get("/openapi.json").json()["info"]["title"]
-    except httpx2.TransportError:  # between two processes
+    except httpx2.TransportError:  # between two server processes
         return ""
 
 
@@ -270,7 +272,7 @@ def log_in(client: httpx2.Client) -> None:
     client.headers["Authorization"] = f"Bearer {token}"
 
 
-# The role of this script, and those of the service.
+# Prints the role of this script, and the roles of the service.
 LIST_ROLES = """
 import asyncio, asyncpg, os
 
@@ -319,7 +321,7 @@ def test_a_newcomer_gets_a_token_and_stores_items(
     template: Path, tmp_path: Path, temporary: Path, database: str
 ) -> None:
     project = render(template, tmp_path / "my project", database=database, auth="oidc")
-    # What suits another provider.
+    # Settings for another provider, which must not affect `poe dev`.
     (project / ".env").write_text("AUTH_TOKEN_TYPES=JWT\nAUTH_MAX_TOKEN_LIFETIME=60\n")
     with developing(project) as client:
         document = client.get("/openapi.json").json()
@@ -343,7 +345,7 @@ def test_a_newcomer_gets_a_token_and_stores_items(
 
 
 @pytest.mark.parametrize("victim", ["poe", "dev"])
-def test_nothing_outlives_a_development_that_is_killed(
+def test_no_process_outlives_a_killed_development(
     template: Path, tmp_path: Path, temporary: Path, victim: str
 ) -> None:
     project = render(template, tmp_path / "project", auth="none")
@@ -360,7 +362,7 @@ def test_nothing_outlives_a_development_that_is_killed(
     assert eventually(lambda: find_processes(project) == {})
 
 
-def test_a_service_without_a_database_is_developed(template: Path, tmp_path: Path) -> None:
+def test_a_service_without_a_database_runs_in_development(template: Path, tmp_path: Path) -> None:
     project = render(template, tmp_path / "project", database="none")
     (project / ".env").write_text("HTTP_MAX_BODY_SIZE=50\nPORT=1\nENVIRONMENT=production\n")
     with developing(project) as client:
@@ -381,7 +383,7 @@ def test_signal(database_url):
 
 
 def list_objects(url: str) -> list[tuple[str, ...]]:
-    """List what tests could leave behind on a server."""
+    """List the roles, databases, tables and privileges of a server."""
     query = """
         SELECT rolname FROM pg_roles UNION ALL SELECT datname FROM pg_database
         UNION ALL SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace
@@ -391,7 +393,7 @@ def list_objects(url: str) -> list[tuple[str, ...]]:
         return connection.execute(query).fetchall()
 
 
-def test_database_url_is_used_and_no_server_started(
+def test_database_url_replaces_the_temporary_server(
     template: Path, tmp_path: Path, temporary: Path
 ) -> None:
     project = render(template, tmp_path / "project", auth="none")
@@ -402,16 +404,16 @@ def test_database_url_is_used_and_no_server_started(
         "development_database = running\n\n" + inspect.getsource(make_grants)
     )
     with running() as url:
-        # A name of this machine that might be that of another one, as in CI.
+        # An address that is not recognized as local, as in CI.
         other_name = url.replace("127.0.0.1", "127.1")
-        before = list_objects(url)
+        objects = list_objects(url)
         output = succeed(project, UV, "run", "poe", "test", DATABASE_URL=other_name)
         assert re.search(r"^=+ \d+ passed in", output, re.MULTILINE), output
-        assert list_objects(url) == before
+        assert list_objects(url) == objects
         (project / "tests" / "test_signal.py").write_text(INTERRUPTED)
-        interrupted = run(project, UV, "run", "poe", "test", "-k", "signal", DATABASE_URL=url)
-        assert "KeyboardInterrupt" in interrupted.stdout
-        assert list_objects(url) == before
+        interruption = run(project, UV, "run", "poe", "test", "-k", "signal", DATABASE_URL=url)
+        assert "KeyboardInterrupt" in interruption.stdout
+        assert list_objects(url) == objects
         (project / "tests" / "test_signal.py").unlink()
         (project / ".env").write_text("DATABASE_URL=postgresql://127.0.0.1:1/other\nPORT=1\n")
         with developing(project, DATABASE_URL=url) as client:
@@ -421,19 +423,19 @@ def test_database_url_is_used_and_no_server_started(
         output = succeed(project, *command, DATABASE_URL=app, DATABASE_OWNER_URL=url)
         assert output.endswith(f"{url}\n")
         other = url.replace("app_test", "postgres")
-        refused = run(project, UV, "run", "poe", "test", DATABASE_URL=other)
-        assert refused.returncode != 0
-        assert "its name does not end in _test" in refused.stdout
-        # A role that can make no other.
+        refusal = run(project, UV, "run", "poe", "test", DATABASE_URL=other)
+        assert refusal.returncode != 0
+        assert "its name does not end in _test" in refusal.stdout
+        # A role that cannot create another one.
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("CREATE ROLE ada LOGIN CREATEDB PASSWORD 'hunter2'")
-        before = list_objects(url)
-        alone = re.sub("//.+@", "//ada:hunter2@", url)
+        objects = list_objects(url)
+        role_url = re.sub("//.+@", "//ada:hunter2@", url)
         output = succeed(
-            project, UV, "run", "poe", "test", "-k", "role or item", DATABASE_URL=alone
+            project, UV, "run", "poe", "test", "-k", "role or item", DATABASE_URL=role_url
         )
-        assert "The role in DATABASE_URL can make no other." in output
-        assert list_objects(url) == before
+        assert "The role in DATABASE_URL cannot create another role." in output
+        assert list_objects(url) == objects
     assert not (project / ".local").exists()
 
 
@@ -444,27 +446,27 @@ def fail(project: Path, *command: str, **variables: str) -> str:
     return done.stdout
 
 
-def test_what_prevents_development_is_a_sentence(
+def test_problems_of_development_are_reported(
     template: Path, tmp_path: Path, temporary: Path
 ) -> None:
     project = render(template, tmp_path / "project")
     dev = (UV, "run", "poe", "dev")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
         output = fail(project, *dev, PORT=port)
     assert f"Cannot listen on 127.0.0.1:{port}" in output
     assert "Choose another --port, or PORT." in output
     assert find_processes(project) == {}
 
-    away = "postgresql://ada:hunter2@127.0.0.1:1/away"
-    output = fail(project, *dev, DATABASE_URL=away)
+    unreachable = "postgresql://ada:hunter2@127.0.0.1:1/away"
+    output = fail(project, *dev, DATABASE_URL=unreachable)
     assert "Cannot connect to postgresql+asyncpg://ada:***@127.0.0.1:1/away" in output
 
     output = fail(project, *dev, DATABASE_URL="mysql://ada:hunter2@127.0.0.1/orders")
     assert "DATABASE_URL: " in output
     assert "hunter2" not in output
 
-    output = fail(project, UV, "run", "poe", "test", DATABASE_URL=away + "_test")
+    output = fail(project, UV, "run", "poe", "test", DATABASE_URL=unreachable + "_test")
     assert "The tests have no database: " in output
     assert "Connect call failed" in output
 
@@ -477,7 +479,7 @@ def test_what_prevents_development_is_a_sentence(
     assert "PostgreSQL cannot use" in output
 
 
-def test_without_a_network_and_a_cache_uv_says_so(template: Path, tmp_path: Path) -> None:
+def test_uv_reports_a_missing_network(template: Path, tmp_path: Path) -> None:
     project = render(template, tmp_path / "project", database="none")
     done = run(project, UV, "run", "--offline", "poe", "dev", UV_CACHE_DIR=str(tmp_path / "empty"))
     assert done.returncode != 0

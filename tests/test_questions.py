@@ -1,4 +1,4 @@
-"""The questions: what they accept is rendered right, and what they refuse is a sentence."""
+"""The questions: accepted answers are rendered correctly, refused ones have a clear message."""
 
 import keyword
 import re
@@ -52,7 +52,7 @@ from harness import CHOICES, CONFIG, QUESTIONS, ROOT, render, run
         ({"database": "none", "auth": "password"}, "database=asyncpg, or auth=oidc or none"),
     ],
 )
-def test_a_bad_answer_is_refused_before_anything_is_written(
+def test_an_invalid_answer_is_refused_before_files_are_written(
     template: Path, tmp_path: Path, answers: dict[str, str], rule: str
 ) -> None:
     answers = {"package_name": "ours"} | answers
@@ -107,7 +107,7 @@ def test_a_description_is_rendered_as_it_is(
     "file", ["note.txt", ".env", "src/ours/app.py", "tests/conftest.py", ".github/workflows/ci.yml"]
 )
 @pytest.mark.parametrize("name", ["project", "g[1]*"])
-def test_a_folder_with_files_is_left_alone(
+def test_a_folder_with_files_is_refused(
     template: Path, tmp_path: Path, name: str, file: str
 ) -> None:
     project = tmp_path / name
@@ -120,12 +120,12 @@ def test_a_folder_with_files_is_left_alone(
     assert (project / file).read_text() == "mine"
 
 
-def test_a_folder_that_has_only_a_repository_is_taken(template: Path, tmp_path: Path) -> None:
+def test_a_folder_with_an_empty_repository_is_accepted(template: Path, tmp_path: Path) -> None:
     assert run(tmp_path, "git", "init").returncode == 0
     assert (render(template, tmp_path) / "pyproject.toml").exists()
 
 
-def test_what_nobody_asked_for_is_the_default(template: Path, tmp_path: Path) -> None:
+def test_unanswered_questions_have_their_defaults(template: Path, tmp_path: Path) -> None:
     project = render(template, tmp_path / "project")
     first_choices = {question: values[0] for question, values in CHOICES.items()}
     assert yaml.safe_load((project / ".copier-answers.yml").read_text()) == {
@@ -139,12 +139,12 @@ def test_what_nobody_asked_for_is_the_default(template: Path, tmp_path: Path) ->
     }
 
 
-def test_the_harness_refuses_an_answer_to_no_question(template: Path, tmp_path: Path) -> None:
+def test_the_harness_refuses_an_unknown_question(template: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="There is no question databse"):
         render(template, tmp_path / "project", databse="none")
 
 
-def test_names_of_python_are_taken() -> None:
+def test_names_of_python_are_reserved() -> None:
     taken = set(yaml.safe_load(CONFIG["python_names"]["default"]))
     names = {*keyword.kwlist, *sys.stdlib_module_names, "test"}
     assert {name for name in names if re.fullmatch("[a-z][a-z0-9_]*", name)} <= taken

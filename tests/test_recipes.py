@@ -1,4 +1,4 @@
-"""The code of a project's recipes does what they say."""
+"""The code in docs/recipes.md of a project works."""
 
 import json
 import re
@@ -25,7 +25,7 @@ APP = "src/my_service/app.py"
 
 
 def add_recipes(project: Path, page: str) -> str:
-    """Add the code of the recipes. Return that of the migration, whose file does not exist yet."""
+    """Add the code of the recipes, and return that of the migration, which is written later."""
     blocks = dict(list_code(page))
     assert "" not in blocks
     migration = blocks.pop("migrations/versions/..._add_late_tasks.py", "")
@@ -35,7 +35,7 @@ def add_recipes(project: Path, page: str) -> str:
 
 
 def add_overlays(project: Path, flags: dict[str, bool]) -> None:
-    """Add what the recipes leave out, and the tests."""
+    """Add the code that the recipes omit, and the tests."""
     for overlay in RECIPES.iterdir():
         if flags.get(overlay.name, True):
             shutil.copytree(overlay, project, dirs_exist_ok=True)
@@ -49,7 +49,7 @@ def add_overlays(project: Path, flags: dict[str, bool]) -> None:
 
 
 def add_migrations(project: Path, code: str) -> None:
-    """Do what the recipe of enum columns says: a type, and later a member more."""
+    """Follow the recipe of enum columns: a type, and later another member."""
     succeed(project, UV, "run", "-q", "poe", "migration", "add tasks")
     model = project / "src" / "my_service" / "tasks" / "models.py"
     member = '    DONE = "done"\n'
@@ -63,13 +63,12 @@ def add_migrations(project: Path, code: str) -> None:
     path.write_text(text[: text.index("\ndef upgrade")] + functions[0])
 
 
-# The tests of a project that look at what the recipes add, by the flag that they need.
+# Tests of a project that also check the code of the recipes, by the flag that they need.
 TESTS = {
     "auth": "tests/auth/test_protection.py::test_each_route_is_public_or_asks_for_a_credential",
-    "database": "tests/test_migrations.py"
-    "::test_migrations_go_up_and_down_and_make_what_the_models_say",
+    "database": "tests/test_migrations.py::test_migrations_upgrade_downgrade_and_match_the_models",
 }
-# With a database, one kind of callers is enough: migrations take their time.
+# With a database, test only one kind of authentication, because migrations are slow.
 ROWS = [
     row
     for row in choose_rows(*find_questions("docs/recipes.md"))

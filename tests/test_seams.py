@@ -1,4 +1,4 @@
-"""What a team adds at the extension points of a project: settings, commands, processes."""
+"""Settings, commands and processes that a team adds at extension points."""
 
 import os
 import signal
@@ -41,7 +41,7 @@ VARIABLES = ("CACHE_URL", "PAYMENT_KEY", "PAYMENT_URL", "PGHOST", "HTTPS_PROXY",
 
 @pytest.fixture
 def project(template: Path, tmp_path: Path) -> Path:
-    """A project with a worker, a server for it, and settings; `control` tells the worker to end."""
+    """A project with a worker, its server and settings. Writing to `control` stops the worker."""
     project = render(template, tmp_path / "project", database="none")
     package = project / "src" / "my_service"
     (package / "worker.py").write_text(WORKER)
@@ -88,7 +88,7 @@ def is_up(url: str) -> bool:
 
 
 def find_processes(project: Path, command: str) -> list[int]:
-    """Find what runs in the folder of a project."""
+    """Find processes that run in the folder of a project."""
     processes: list[int] = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -98,13 +98,13 @@ def find_processes(project: Path, command: str) -> list[int]:
     return processes
 
 
-def test_processes_run_beside_the_service_with_the_same_settings(project: Path) -> None:
+def test_processes_run_next_to_the_service_with_the_same_settings(project: Path) -> None:
     with developing(project) as process:
         assert succeed(project, UV, "run", "poe", "-q", "dev", "my-service", "count") == (
             "cache runs\ncache://local\ncache ends\n"
         )
         assert process.stdout
-        # Not the log of the service.
+        # Without the log of the service.
         lines = (line for line in process.stdout if line.startswith(("cache", "working")))
         output = next(lines) + next(lines)
         os.killpg(process.pid, signal.SIGINT)
@@ -120,7 +120,7 @@ def test_processes_run_beside_the_service_with_the_same_settings(project: Path) 
     assert output == f"cache runs\nworking: {working}\n"
 
 
-def test_when_one_ends_all_end(project: Path) -> None:
+def test_when_one_process_exits_all_stop(project: Path) -> None:
     with developing(project) as process:
         (project / "control").write_text("7\n")
         output, _ = process.communicate(timeout=30)
@@ -129,7 +129,7 @@ def test_when_one_ends_all_end(project: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_nothing_outlives_it(project: Path, number: signal.Signals) -> None:
+def test_no_process_outlives_development(project: Path, number: signal.Signals) -> None:
     with developing(project) as process:
         [main] = find_processes(project, "python -m dev")
         os.kill(main, number)
@@ -137,7 +137,7 @@ def test_nothing_outlives_it(project: Path, number: signal.Signals) -> None:
     assert eventually(lambda: find_processes(project, "") == [])
 
 
-# Stands for the service. It ends well, although a signal comes while it migrates.
+# Stands for the service. It exits with 0 although a signal arrives during the migration.
 INTERRUPTED = """#!/bin/sh
 trap "" TERM
 echo "$1"
@@ -146,7 +146,7 @@ echo "$1"
 
 
 @pytest.mark.parametrize(("number", "code"), [("INT", 130), ("TERM", 143)])
-def test_a_signal_during_a_migration_lets_nothing_start(
+def test_a_signal_during_a_migration_prevents_the_start(
     template: Path, tmp_path: Path, number: str, code: int
 ) -> None:
     project = render(template, tmp_path / "project", database="asyncpg", auth="none")
@@ -234,7 +234,7 @@ ROWS = (
 
 
 @pytest.mark.parametrize("row", ROWS, ids=name)
-def test_what_a_team_adds_leaves_the_suite_green(
+def test_additions_of_a_team_pass_the_tests(
     template: Path, tmp_path: Path, row: dict[str, str]
 ) -> None:
     project = render(template, tmp_path / "project", **row)
@@ -271,7 +271,7 @@ def test_what_a_team_adds_leaves_the_suite_green(
     succeed(project, UV, "run", "poe", "test", **shell)
 
 
-def test_settings_in_another_encoding_are_a_sentence(template: Path, tmp_path: Path) -> None:
+def test_settings_in_another_encoding_are_reported(template: Path, tmp_path: Path) -> None:
     project = render(template, tmp_path / "project", database="none")
     for file, task in {
         ".env": ["dev", "my-service", "serve"],
@@ -286,9 +286,7 @@ def test_settings_in_another_encoding_are_a_sentence(template: Path, tmp_path: P
         (project / file).unlink()
 
 
-def test_tasks_run_where_python_does_not_look_into_the_folder(
-    template: Path, tmp_path: Path
-) -> None:
+def test_tasks_run_with_a_safe_path(template: Path, tmp_path: Path) -> None:
     project = render(template, tmp_path / "project", database="none")
     command = (UV, "run", "poe", "-q", "dev", "my-service", "--help")
     assert "Usage: my-service" in succeed(project, *command, PYTHONSAFEPATH="1")

@@ -1,4 +1,4 @@
-"""`poe template-update` and `poe template-diff` of a project, as its team runs them."""
+"""`poe template-update` and `poe template-diff` of a project."""
 
 import re
 import shutil
@@ -12,7 +12,7 @@ from harness import commit, git, read, render, run, take_snapshot
 
 @pytest.fixture(scope="session")
 def releases(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Version 1, and a version 2 that changes a line, adds a file and deletes two."""
+    """A template with two versions: the second changes a line, adds a file and deletes two."""
     template = take_snapshot(tmp_path_factory.mktemp("releases"))
     git(template, "init", "--quiet")
     sources = template / "template"
@@ -20,8 +20,8 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (sources / file).write_text("one\ntwo\n")
     commit(template, "1")
     git(template, "tag", "v1.0.0")
-    ignored = sources / ".gitignore.jinja"
-    ignored.write_text(ignored.read_text().replace("/dist/\n", "/build/\n"))
+    gitignore = sources / ".gitignore.jinja"
+    gitignore.write_text(gitignore.read_text().replace("/dist/\n", "/build/\n"))
     (sources / "README.md.jinja").write_text("another README\n")
     (sources / "new.txt").write_text("new\n")
     (sources / "old.txt").unlink()
@@ -46,7 +46,7 @@ def template(project: Path, *arguments: str, **variables: str) -> CompletedProce
     return run(project, sys.executable, "-B", "-m", "dev.template", *task, **variables)
 
 
-def test_an_update_shows_what_changes_and_changes_it(
+def test_an_update_shows_and_makes_the_changes(
     releases: Path, tmp_path: Path, project: Path
 ) -> None:
     done = template(project, "update")
@@ -57,17 +57,17 @@ def test_an_update_shows_what_changes_and_changes_it(
     assert "README.md" not in done.stdout
     assert "The update has no conflicts." in done.stdout
     assert "lines of yours" not in done.stdout
-    fresh = render(releases, tmp_path / "fresh", database="none")
-    (fresh / "README.md").write_bytes((project / "README.md").read_bytes())
+    expected = render(releases, tmp_path / "fresh", database="none")
+    (expected / "README.md").write_bytes((project / "README.md").read_bytes())
     shutil.rmtree(project / ".venv")
-    assert read(project) == read(fresh)
+    assert read(project) == read(expected)
     commit(project, "Update")
-    again = template(project, "update")
-    assert again.returncode == 0
+    second = template(project, "update")
+    assert second.returncode == 0
     assert git(project, "status", "--porcelain") == ""
 
 
-def test_a_team_runs_it_as_a_task(project: Path) -> None:
+def test_an_update_runs_as_a_task(project: Path) -> None:
     (project / ".venv" / "lib64").unlink()
     assert run(project, "uv", "lock").returncode == 0
     commit(project, "Lock the dependencies")
@@ -77,7 +77,7 @@ def test_a_team_runs_it_as_a_task(project: Path) -> None:
     assert not (project / "old.txt").exists()
 
 
-def test_options_of_copier_may_follow(project: Path) -> None:
+def test_options_are_passed_to_copier(project: Path) -> None:
     done = template(project, "update", "--vcs-ref", "v1.0.0", "--data", "ci=gitlab")
     assert done.returncode == 0, done.stdout
     assert (project / ".gitlab-ci.yml").exists()
@@ -87,18 +87,18 @@ def test_options_of_copier_may_follow(project: Path) -> None:
 
 @pytest.mark.parametrize("options", [(), ("--conflict", "rej")])
 def test_conflicts_fail(project: Path, options: tuple[str, ...]) -> None:
-    ignored = project / ".gitignore"
-    ignored.write_text(ignored.read_text().replace("/dist/\n", "/out/\n"))
+    gitignore = project / ".gitignore"
+    gitignore.write_text(gitignore.read_text().replace("/dist/\n", "/out/\n"))
     commit(project, "Edit")
     done = template(project, "update", *options)
     assert done.returncode == 1
     assert "The update has conflicts. Resolve them, then commit:" in done.stdout
     assert done.stdout.splitlines()[-1].strip() == (".gitignore.rej" if options else ".gitignore")
-    kept = project / (".gitignore.rej" if options else ".gitignore")
-    assert "/out/\n" in kept.read_text()
+    path = project / (".gitignore.rej" if options else ".gitignore")
+    assert "/out/\n" in path.read_text()
 
 
-def test_lines_that_are_lost_are_shown(project: Path) -> None:
+def test_lost_lines_are_shown(project: Path) -> None:
     (project / "old.txt").write_text("one\nmine\ntwo\n")
     commit(project, "Edit")
     done = template(project, "update")
@@ -125,7 +125,7 @@ def test_a_difference_shows_what_the_project_has_changed(project: Path) -> None:
     assert "answers" not in done.stdout
 
 
-def test_files_of_the_team_in_folders_that_move_are_listed(project: Path) -> None:
+def test_files_of_the_team_in_moved_folders_are_listed(project: Path) -> None:
     package = project / "src" / "my_service"
     (package / "orders").mkdir()
     (package / "orders" / "router.py").write_text("")
@@ -138,11 +138,11 @@ def test_files_of_the_team_in_folders_that_move_are_listed(project: Path) -> Non
         "  src/my_service/orders/router.py\n"
         "Move them"
     ) in done.stdout
-    left = [path for path in package.rglob("*") if path.is_file()]
-    assert left == [package / "orders" / "router.py"]
+    paths = [path for path in package.rglob("*") if path.is_file()]
+    assert paths == [package / "orders" / "router.py"]
 
 
-def test_nothing_is_overwritten_that_git_cannot_give_back(tmp_path: Path, project: Path) -> None:
+def test_files_that_git_cannot_restore_are_not_overwritten(tmp_path: Path, project: Path) -> None:
     library = tmp_path / "library"
     library.mkdir()
     git(library, "init", "--quiet")
@@ -170,7 +170,7 @@ def test_nothing_is_overwritten_that_git_cannot_give_back(tmp_path: Path, projec
     (project / "older.txt").write_text("mine\n")
     assert git(project, "status", "--porcelain") == ""
 
-    before, elsewhere = read(project), read(tmp_path / "elsewhere")
+    contents, other_contents = read(project), read(tmp_path / "elsewhere")
     done = template(project, "update")
     assert done.returncode == 1
     assert done.stdout.partition("Git could not give them back:\n")[2] == (
@@ -188,18 +188,18 @@ def test_nothing_is_overwritten_that_git_cannot_give_back(tmp_path: Path, projec
         "Commit them (`git add --force` adds ignored files), or move them elsewhere during the "
         "update.\n"
     )
-    assert read(project) == before
-    assert read(tmp_path / "elsewhere") == elsewhere
+    assert read(project) == contents
+    assert read(tmp_path / "elsewhere") == other_contents
 
 
-def test_what_prevents_it_is_a_sentence(tmp_path: Path, project: Path) -> None:
+def test_problems_of_an_update_are_reported(tmp_path: Path, project: Path) -> None:
     def assert_refused(task: str, sentence: str) -> None:
-        before = read(project)
+        contents = read(project)
         done = template(project, task)
         assert done.returncode == 1
         assert sentence in done.stdout
         assert "Traceback" not in done.stdout
-        assert read(project) == before
+        assert read(project) == contents
 
     (project / "old.txt").write_text("mine\n")
     assert_refused("update", "Commit or stash these changes first, then update:\n M old.txt")
@@ -232,7 +232,7 @@ def test_what_prevents_it_is_a_sentence(tmp_path: Path, project: Path) -> None:
             {"GIT_DIR": ".git", "GIT_INDEX_FILE": "index"},
             "The environment has GIT_DIR, GIT_INDEX_FILE",
         ),
-        # As in a folder of another user.
+        # Simulates a folder of another user.
         ({"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1"}, "git config --global --add safe.directory"),
         (
             {"UV_OFFLINE": "1", "UV_CACHE_DIR": "{}/cache"},
@@ -240,7 +240,7 @@ def test_what_prevents_it_is_a_sentence(tmp_path: Path, project: Path) -> None:
         ),
     ],
 )
-def test_an_unsuitable_environment_is_a_sentence(
+def test_an_unsuitable_environment_is_reported(
     tmp_path: Path, project: Path, variables: dict[str, str], sentence: str
 ) -> None:
     variables = {name: value.format(tmp_path) for name, value in variables.items()}
@@ -251,7 +251,7 @@ def test_an_unsuitable_environment_is_a_sentence(
     assert git(project, "status", "--porcelain") == ""
 
 
-def test_a_template_that_cannot_be_reached_is_a_sentence(project: Path) -> None:
+def test_an_unreachable_template_is_reported(project: Path) -> None:
     answers = project / ".copier-answers.yml"
     url = "_src_path: git+http://127.0.0.1:1/template.git"
     answers.write_text(re.sub("^_src_path: .*", url, answers.read_text(), flags=re.MULTILINE))
@@ -264,7 +264,7 @@ def test_a_template_that_cannot_be_reached_is_a_sentence(project: Path) -> None:
         assert second.startswith("  fatal: unable to access 'http://127.0.0.1:1/template.git/'")
 
 
-def test_an_operation_of_git_is_finished_first(project: Path) -> None:
+def test_a_git_operation_in_progress_is_reported(project: Path) -> None:
     (project / "note").write_text("")
     commit(project, "Add a note")
     other = git(project, "commit-tree", "-p", "HEAD", "-m", "Other", "HEAD^{tree}").strip()
@@ -280,7 +280,7 @@ def test_an_operation_of_git_is_finished_first(project: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["../releases", "releases", ".", "{project}"])
-def test_a_template_that_is_not_where_it_seems_to_be_is_a_sentence(
+def test_a_relative_path_of_the_template_is_reported(
     releases: Path, project: Path, source: str
 ) -> None:
     answers = project / ".copier-answers.yml"

@@ -1,4 +1,4 @@
-"""`copier update`: exact where nobody edited, without loss where somebody did."""
+"""`copier update`: exact for unedited files, without loss for edited ones."""
 
 import re
 from itertools import pairwise
@@ -56,41 +56,41 @@ def assert_no_conflict(project: Path) -> None:
 
 
 def keep_known(release: str, answers: dict[str, str]) -> dict[str, str]:
-    """Leave out the answers to questions that a release does not ask."""
+    """Return only the answers to questions that a release has."""
     config = yaml.safe_load(git(ROOT, "show", f"{RELEASES[release]}:copier.yml"))
     return {question: answer for question, answer in answers.items() if question in config}
 
 
 @pytest.mark.parametrize("row", choose_rows(*CHOICES, "names", strength=1), ids=name)
 @pytest.mark.parametrize("release", RELEASES)
-def test_every_release_updates_to_what_a_fresh_render_gives(
+def test_each_release_updates_to_a_fresh_render(
     releases: Path, tmp_path: Path, release: str, row: dict[str, str]
 ) -> None:
     answers = keep_known(release, row)
-    fresh = render(releases, tmp_path / "fresh", ref=CURRENT, **answers)
+    expected = render(releases, tmp_path / "fresh", ref=CURRENT, **answers)
     project = start(releases, tmp_path / "project", f"v{release}", **answers)
-    assert read(project) != read(fresh)  # if only for the version in the answers
-    for _ in range(2):  # the second time there is nothing to do
+    assert read(project) != read(expected)  # at least the version in the answers differs
+    for _ in range(2):  # the second update changes nothing
         update(project, CURRENT)
-        assert read_managed(project) == read_managed(fresh)
+        assert read_managed(project) == read_managed(expected)
         commit(project, "Update")
 
 
 @pytest.mark.parametrize("row", ROWS, ids=name)
-def test_the_next_release_gives_what_a_fresh_render_gives(
+def test_the_next_release_updates_to_a_fresh_render(
     releases: Path, tmp_path: Path, row: dict[str, str]
 ) -> None:
-    fresh = render(releases, tmp_path / "fresh", ref=NEXT, **row)
+    expected = render(releases, tmp_path / "fresh", ref=NEXT, **row)
     project = start(releases, tmp_path / "project", CURRENT, **row)
-    before = read_managed(project)
-    assert len(before.items() ^ read_managed(fresh).items()) > 10
+    files = read_managed(project)
+    assert len(files.items() ^ read_managed(expected).items()) > 10
     for _ in range(2):
         update(project, NEXT)
-        assert read_managed(project) == read_managed(fresh)
+        assert read_managed(project) == read_managed(expected)
         commit(project, "Update")
 
 
-# The other answers to each question; and rows, since a value may need one of another question.
+# The other answers to each question; and whole rows, because some values need other answers.
 TOGGLES = [
     [{question: value}]
     for question, values in CHOICES.items()
@@ -106,26 +106,26 @@ def test_answers_can_change_and_change_back(
     releases: Path, tmp_path: Path, changes: list[dict[str, str]]
 ) -> None:
     project = start(releases, tmp_path / "project", CURRENT)
-    before = read(project)
-    recorded = yaml.safe_load((project / ".copier-answers.yml").read_text())
-    original = {question: str(recorded[question]) for question in QUESTIONS}
+    files = read(project)
+    recorded_answers = yaml.safe_load((project / ".copier-answers.yml").read_text())
+    original = {question: str(recorded_answers[question]) for question in QUESTIONS}
     for number, answers in enumerate([*changes, original]):
-        fresh = render(releases, tmp_path / str(number), ref=CURRENT, **original | answers)
+        expected = render(releases, tmp_path / str(number), ref=CURRENT, **original | answers)
         update(project, CURRENT, **original | answers)
-        assert read_managed(project) == read_managed(fresh)
+        assert read_managed(project) == read_managed(expected)
         commit(project, "Change an answer")
-    assert read(project) == before
+    assert read(project) == files
 
 
 def test_every_answer_is_changed() -> None:
-    changed = {item for changes in TOGGLES for change in changes for item in change.items()}
-    assert changed >= OTHER.items()
+    answers = {item for changes in TOGGLES for change in changes for item in change.items()}
+    assert answers >= OTHER.items()
     for question, values in CHOICES.items():
-        assert {value for key, value in changed if key == question} == {*values}
+        assert {value for key, value in answers if key == question} == {*values}
 
 
 def add_mine(project: Path) -> list[str]:
-    """Add a line of one's own at each extension point. Return where."""
+    """Add a line at each extension point, and return the paths."""
     points: list[str] = []
     for path in sorted(project.rglob("*")):
         if path.is_file() and ".git" not in path.parts and "docs" not in path.parts:
@@ -145,19 +145,19 @@ def test_lines_at_extension_points_survive(
     project = start(releases, tmp_path / "project", CURRENT, **row)
     points = add_mine(project)
     commit(project, "Add lines")
-    fresh = render(releases, tmp_path / "fresh", ref=NEXT, **row)
-    assert add_mine(fresh) == points
+    expected = render(releases, tmp_path / "fresh", ref=NEXT, **row)
+    assert add_mine(expected) == points
     for path in points:
-        assert ADDED in (fresh / path).read_text(), path
+        assert ADDED in (expected / path).read_text(), path
     update(project, NEXT)
     assert_no_conflict(project)
-    assert read_managed(project) == read_managed(fresh)
+    assert read_managed(project) == read_managed(expected)
 
-    # And the docs tell of each.
+    # The docs list each extension point.
     section = read_section(project, "Extend it, and stay up to date")
     places = re.findall(r"^\| [^|]+ \| ([^|]+) \|", section, re.MULTILINE)
-    told = {path for place in places for path in re.findall(r"`([\w./-]+)`", place)}
-    assert {path for path in told if (project / path).is_file()} == {*points}
+    documented = {path for place in places for path in re.findall(r"`([\w./-]+)`", place)}
+    assert {path for path in documented if (project / path).is_file()} == {*points}
 
 
 def test_seeds_are_never_touched(releases: Path, tmp_path: Path) -> None:
@@ -180,22 +180,22 @@ def test_seeds_are_never_touched(releases: Path, tmp_path: Path) -> None:
 
 def test_an_edit_a_line_away_from_a_change_is_merged(releases: Path, tmp_path: Path) -> None:
     project = start(releases, tmp_path / "project", CURRENT)
-    ignored = project / ".gitignore"
-    lines = ignored.read_text().splitlines(keepends=True)
+    gitignore = project / ".gitignore"
+    lines = gitignore.read_text().splitlines(keepends=True)
     lines[0] = "# ours\n" + lines[0]
-    ignored.write_text("".join(lines))
+    gitignore.write_text("".join(lines))
     (project / "src" / "my_service" / "middleware.py").unlink()
     (project / "ours.txt").write_text("ours\n")
     commit(project, "Edit, delete and add")
     update(project, NEXT)
     assert_no_conflict(project)
-    assert ignored.read_text().startswith("# ours\n")
-    assert ADDED in ignored.read_text()
+    assert gitignore.read_text().startswith("# ours\n")
+    assert ADDED in gitignore.read_text()
     assert not (project / "src" / "my_service" / "middleware.py").exists()
     assert (project / "ours.txt").read_text() == "ours\n"
 
 
-def test_a_file_of_a_team_where_the_template_adds_one_is_a_conflict(
+def test_a_new_file_of_the_template_conflicts_with_one_of_the_team(
     releases: Path, tmp_path: Path
 ) -> None:
     project = start(releases, tmp_path / "project", "v0.1.0")
@@ -209,29 +209,29 @@ def test_a_file_of_a_team_where_the_template_adds_one_is_a_conflict(
 def test_a_project_in_a_folder_of_a_larger_repository_updates(
     releases: Path, tmp_path: Path
 ) -> None:
-    fresh = render(releases, tmp_path / "fresh", ref=NEXT)
+    expected = render(releases, tmp_path / "fresh", ref=NEXT)
     repository = tmp_path / "repository"
     project = render(releases, repository / "services" / "orders", ref=CURRENT)
     (repository / "other.txt").write_text("other\n")
     git(repository, "init", "--quiet")
     commit(repository, "Start")
     update(project, NEXT)
-    assert read_managed(project) == read_managed(fresh)
+    assert read_managed(project) == read_managed(expected)
     assert {path.name for path in repository.iterdir()} == {".git", "other.txt", "services"}
 
 
-def test_versions_go_up_and_their_changes_are_told() -> None:
+def test_versions_increase_and_the_changelog_lists_them() -> None:
     versions = [tuple(map(int, version.split("."))) for version in RELEASES]
     assert all(older < newer for older, newer in pairwise(versions))
     changelog = (ROOT / "CHANGELOG.md").read_text()
-    told = re.findall(r"^## (\d+\.\d+\.\d+) ", changelog, re.MULTILINE)
-    assert told == [*reversed(RELEASES)]
+    documented = re.findall(r"^## (\d+\.\d+\.\d+) ", changelog, re.MULTILINE)
+    assert documented == [*reversed(RELEASES)]
     for section in changelog.split("\n## ")[1:]:
         assert section.startswith("Unreleased") or "### After updating" in section
 
 
-def test_a_new_question_keeps_what_projects_have(releases: Path, tmp_path: Path) -> None:
-    """`answers_version` tells those who were born before a question from those who answered it."""
+def test_a_new_question_does_not_change_projects(releases: Path, tmp_path: Path) -> None:
+    """`answers_version` distinguishes projects that are older than a question from newer ones."""
     template = tmp_path / "template"
     git(releases, "clone", "--quiet", str(releases), str(template))
     version = CONFIG["answers_version"]["default"] + 1
@@ -247,16 +247,16 @@ def test_a_new_question_keeps_what_projects_have(releases: Path, tmp_path: Path)
         f"  default: \"{{{{ 'chosen' if answers_version >= {version} else 'none' }}}}\"\n"
     )
     (template / "copier.yml").write_text(config)
-    used = template / "template" / "{{ '.' if invented == 'chosen' else '' }}" / "invented.txt"
-    used.parent.mkdir()
-    used.write_text("chosen\n")
+    path = template / "template" / "{{ '.' if invented == 'chosen' else '' }}" / "invented.txt"
+    path.parent.mkdir()
+    path.write_text("chosen\n")
     commit(template, "Ask another question")
     git(template, "tag", "v9002.0.0")
 
     project = start(template, tmp_path / "project", NEXT)
-    before = set(read(project))
+    paths = set(read(project))
     update(project, "v9002.0.0")
-    assert set(read(project)) == before
+    assert set(read(project)) == paths
     assert "invented: none" in (project / ".copier-answers.yml").read_text()
-    fresh = render(template, tmp_path / "fresh", ref="v9002.0.0")
-    assert (fresh / "invented.txt").exists()
+    new_project = render(template, tmp_path / "fresh", ref="v9002.0.0")
+    assert (new_project / "invented.txt").exists()

@@ -22,8 +22,8 @@ def serving(
     command: Sequence[str], environment: Mapping[str, str], log: Path
 ) -> Generator[Service]:
     """Serve on a free port until the block ends."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
     with (
         log.open("wb") as output,
         subprocess.Popen([*command, f"--port={port}"], env=environment, stdout=output) as process,

@@ -24,17 +24,17 @@ async def test_a_created_item_can_be_read(client: AsyncClient) -> None:
     assert read.json() == item
 
 
-async def test_an_update_changes_what_it_names(client: AsyncClient) -> None:
+async def test_an_update_changes_only_the_given_fields(client: AsyncClient) -> None:
     item = await create(client)
     response = await client.patch(f"/v1/items/{item['id']}", json={"description": "Brass"})
     assert response.status_code == 200
-    changed = response.json()
-    assert changed["updated_at"] > item["updated_at"]
-    assert changed == item | {"description": "Brass", "updated_at": changed["updated_at"]}
-    assert (await client.get(f"/v1/items/{item['id']}")).json() == changed
+    updated = response.json()
+    assert updated["updated_at"] > item["updated_at"]
+    assert updated == item | {"description": "Brass", "updated_at": updated["updated_at"]}
+    assert (await client.get(f"/v1/items/{item['id']}")).json() == updated
 
 
-async def test_a_deleted_item_is_gone(client: AsyncClient) -> None:
+async def test_a_deleted_item_is_not_found(client: AsyncClient) -> None:
     path = f"/v1/items/{(await create(client))['id']}"
     assert (await client.delete(path)).status_code == 204
     for response in [
@@ -48,19 +48,19 @@ async def test_a_deleted_item_is_gone(client: AsyncClient) -> None:
 async def test_pages_follow_one_another(client: AsyncClient) -> None:
     items = [await create(client, f"Lamp {number}") for number in range(5)]
     names = [item["name"] for item in items]
-    # A change may move an item in the table, not in the pages.
+    # An update may move the row in the table, but not in the pages.
     await client.patch(f"/v1/items/{items[0]['id']}", json={"description": "Brass"})
-    found: list[str] = []
-    after: dict[str, str] = {}
+    listed: list[str] = []
+    cursor: dict[str, str] = {}
     sizes: list[int] = []
     while True:
-        page = (await client.get("/v1/items", params={"limit": 2, **after})).json()
-        found += [item["name"] for item in page["items"]]
+        page = (await client.get("/v1/items", params={"limit": 2, **cursor})).json()
+        listed += [item["name"] for item in page["items"]]
         sizes.append(len(page["items"]))
         if page["next"] is None:
             break
-        after = {"after": page["next"]}
-    assert found == names
+        cursor = {"after": page["next"]}
+    assert listed == names
     assert sizes == [2, 2, 1]
 
 
@@ -89,7 +89,7 @@ async def test_pages_have_limits(client: AsyncClient, query: dict[str, str | int
         ({"name": "Lamp", "price": 1}, "body.price"),
     ],
 )
-async def test_an_item_that_is_not_valid_is_refused(
+async def test_an_invalid_item_is_refused(
     client: AsyncClient, body: dict[str, object], field: str
 ) -> None:
     response = await client.post("/v1/items", json=body)
@@ -100,7 +100,7 @@ async def test_an_item_that_is_not_valid_is_refused(
 @pytest.mark.parametrize(
     "changes", [{"name": None}, {"name": ""}, {"description": None}, {"id": ""}]
 )
-async def test_an_update_that_is_not_valid_is_refused(
+async def test_an_invalid_update_is_refused(
     client: AsyncClient, changes: dict[str, object]
 ) -> None:
     item = await create(client)

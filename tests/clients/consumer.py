@@ -1,4 +1,4 @@
-"""What a team writes with the generated Python client: `test_clients.py` checks and runs it."""
+"""Code of a team that uses the generated Python client. `test_clients.py` runs it."""
 
 import os
 from collections.abc import Iterator

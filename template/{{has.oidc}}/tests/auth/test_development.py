@@ -1,4 +1,4 @@
-"""The provider for development, as the interactive docs and `curl` use it."""
+"""The provider for development, used as the interactive docs and `curl` do."""
 
 from base64 import urlsafe_b64encode
 from collections.abc import AsyncGenerator
@@ -20,13 +20,13 @@ async def browser(provider: Provider) -> AsyncGenerator[AsyncClient]:
         yield client
 
 
-async def ask(client: AsyncClient, granted: Response) -> Response:
-    headers = {"Authorization": f"Bearer {granted.json()['access_token']}"}
+async def ask(client: AsyncClient, token_response: Response) -> Response:
+    headers = {"Authorization": f"Bearer {token_response.json()['access_token']}"}
     return await client.get("/v1/auth/me", headers=headers)
 
 
 async def log_in(browser: AsyncClient, verifier: str, **changes: str) -> str:
-    """Say who we are, as a person in a browser does, and return the code (RFC 7636)."""
+    """Log in as a browser does, and return the authorization code (RFC 7636)."""
     digest = urlsafe_b64encode(sha256(verifier.encode()).digest())
     query = {
         "response_type": "code",
@@ -42,59 +42,59 @@ async def log_in(browser: AsyncClient, verifier: str, **changes: str) -> str:
     assert "for development only" in page.text
     assert 'value="openid items:read"' in page.text
     form = {"subject": "grace", "roles": "admin auditor", "scope": "openid items:read"}
-    sent_back = await browser.post("/authorize", params=query, data=form)
-    assert sent_back.status_code == 303
-    assert sent_back.headers["Location"].startswith(REDIRECT)
-    answer = dict(parse_qsl(urlsplit(sent_back.headers["Location"]).query))
-    assert answer["state"] == "a & b"
-    return answer["code"]
+    redirect = await browser.post("/authorize", params=query, data=form)
+    assert redirect.status_code == 303
+    assert redirect.headers["Location"].startswith(REDIRECT)
+    query_values = dict(parse_qsl(urlsplit(redirect.headers["Location"]).query))
+    assert query_values["state"] == "a & b"
+    return query_values["code"]
 
 
 async def test_a_person_logs_in_with_a_code(browser: AsyncClient, anonymous: AsyncClient) -> None:
     verifier = token_urlsafe(32)
     code = await log_in(browser, verifier)
     form = {"grant_type": "authorization_code", "code": code, "code_verifier": verifier}
-    granted = await browser.post("/token", data={**form, "client_id": "docs"})
-    assert granted.status_code == 200
-    assert (await ask(anonymous, granted)).json() == {
+    token_response = await browser.post("/token", data={**form, "client_id": "docs"})
+    assert token_response.status_code == 200
+    assert (await ask(anonymous, token_response)).json() == {
         "subject": "grace",
         "scopes": ["items:read", "openid"],
         "roles": ["admin", "auditor"],
     }
-    identity = {"Authorization": f"Bearer {granted.json()['id_token']}"}
-    assert (await anonymous.get("/v1/auth/me", headers=identity)).status_code == 401
-    again = await browser.post("/token", data=form)
-    assert again.status_code == 400
-    assert again.json() == {"error": "invalid_grant"}
+    headers = {"Authorization": f"Bearer {token_response.json()['id_token']}"}
+    assert (await anonymous.get("/v1/auth/me", headers=headers)).status_code == 401
+    second_response = await browser.post("/token", data=form)
+    assert second_response.status_code == 400
+    assert second_response.json() == {"error": "invalid_grant"}
 
 
-async def test_an_id_token_is_no_access_token_even_where_the_client_is_the_audience(
+async def test_an_id_token_is_never_accepted_as_an_access_token(
     browser: AsyncClient, anonymous: AsyncClient, provider: Provider
 ) -> None:
     verifier = token_urlsafe(32)
     client = {"client_id": provider.audience}
     code = await log_in(browser, verifier, **client)
     form = {"grant_type": "authorization_code", "code": code, "code_verifier": verifier}
-    granted = (await browser.post("/token", data=form | client)).json()
+    tokens = (await browser.post("/token", data=form | client)).json()
     for name, status in {"access_token": 200, "id_token": 401}.items():
-        headers = {"Authorization": f"Bearer {granted[name]}"}
+        headers = {"Authorization": f"Bearer {tokens[name]}"}
         assert (await anonymous.get("/v1/auth/me", headers=headers)).status_code == status, name
 
 
-async def test_a_code_is_of_use_only_to_who_asked_for_it(browser: AsyncClient) -> None:
-    for wrong in ("", token_urlsafe(32)):
-        # A code is good for one attempt, so each has one of its own.
+async def test_a_code_works_only_with_its_verifier(browser: AsyncClient) -> None:
+    for verifier in ("", token_urlsafe(32)):
+        # A code can be tried once, so each attempt gets a new one.
         code = await log_in(browser, token_urlsafe(32))
-        form = {"grant_type": "authorization_code", "code": code, "code_verifier": wrong}
-        refused = await browser.post("/token", data=form)
-        assert refused.status_code == 400
-        assert refused.json() == {"error": "invalid_grant"}
+        form = {"grant_type": "authorization_code", "code": code, "code_verifier": verifier}
+        response = await browser.post("/token", data=form)
+        assert response.status_code == 400
+        assert response.json() == {"error": "invalid_grant"}
 
 
 async def test_a_command_gets_a_token(browser: AsyncClient, anonymous: AsyncClient) -> None:
     form = {"grant_type": "client_credentials", "client_id": "ada", "scope": "items:write"}
-    granted = await browser.post("/token", data=form)
-    me = (await ask(anonymous, granted)).json()
+    token_response = await browser.post("/token", data=form)
+    me = (await ask(anonymous, token_response)).json()
     assert me == {"subject": "ada", "scopes": ["items:write"], "roles": []}
 
 
@@ -109,7 +109,7 @@ async def test_a_command_gets_a_token(browser: AsyncClient, anonymous: AsyncClie
         {},
     ],
 )
-async def test_the_development_provider_refuses_what_is_not_safe(
+async def test_the_development_provider_refuses_unsafe_requests(
     browser: AsyncClient, query: dict[str, str]
 ) -> None:
     for method in ("GET", "POST"):
@@ -117,7 +117,9 @@ async def test_the_development_provider_refuses_what_is_not_safe(
     assert (await browser.post("/token", data={"grant_type": "implicit"})).status_code == 400
 
 
-async def test_pages_on_other_ports_may_call_it(browser: AsyncClient, provider: Provider) -> None:
+async def test_pages_on_other_ports_may_call_the_provider(
+    browser: AsyncClient, provider: Provider
+) -> None:
     origin = {"Origin": "http://127.0.0.1:8000"}
     preflight = origin | {
         "Access-Control-Request-Method": "POST",

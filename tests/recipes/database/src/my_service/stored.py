@@ -1,4 +1,4 @@
-"""What the recipes with a database leave out, for the tests."""
+"""Code that the recipes with a database omit, for the tests."""
 
 from typing import Annotated, Any
 from uuid import UUID

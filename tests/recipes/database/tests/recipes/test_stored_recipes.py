@@ -1,4 +1,4 @@
-"""The recipes with a database at work, through HTTP."""
+"""The recipes with a database, tested through HTTP."""
 
 import asyncio
 import json
@@ -42,7 +42,7 @@ async def create_task(client: AsyncClient, title: str, state: str = "open") -> d
 
 
 async def list_titles(client: AsyncClient, **parameters: str | int) -> list[str]:
-    """Read all pages."""
+    """Return the items of all pages."""
     titles: list[str] = []
     while True:
         page = (await client.get("/v1/tasks", params=parameters)).json()

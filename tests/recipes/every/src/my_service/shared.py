@@ -1,4 +1,4 @@
-"""What the recipes leave out, for the tests: endpoints, with the caller of the example."""
+"""Code that the recipes omit, for the tests: endpoints that use the caller of the example."""
 
 from typing import Annotated
 

@@ -20,7 +20,7 @@ def overrides(app: FastAPI) -> Iterator[None]:
 
 @pytest.fixture
 def sender(app: FastAPI, client: AsyncClient) -> AsyncClient:
-    """A client without a token, whose signatures count."""
+    """A client without a token, for requests with signatures."""
     client.headers.pop("Authorization", "")
     signatures = Signatures(SecretStr(f"whsec_{b64encode(KEY).decode()}"))
     app.dependency_overrides[get_signatures] = lambda: signatures

@@ -1,4 +1,4 @@
-"""What the sender of a webhook does."""
+"""Signs webhooks as their sender does."""
 
 import hmac
 from base64 import b64encode

@@ -1,4 +1,4 @@
-"""The recipes at work, through HTTP."""
+"""The recipes, tested through HTTP."""
 
 import asyncio
 import os

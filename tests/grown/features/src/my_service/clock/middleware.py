@@ -2,7 +2,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class RegionMiddleware:
-    """Tell clients where they were served."""
+    """Adds the region of the service to each response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

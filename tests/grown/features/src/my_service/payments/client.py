@@ -16,7 +16,7 @@ class Payments:
         self._client = client
 
     async def ping(self) -> None:
-        """Raise `Unavailable` where there is no provider to call."""
+        """Raise `Unavailable` if there is no provider."""
         if not self.settings.url.startswith("http"):
             raise Unavailable
 

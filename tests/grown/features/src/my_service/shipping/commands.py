@@ -21,7 +21,7 @@ class ShippingSettings(Environment):
 
 @click.command()
 def ship() -> None:
-    """Ship what was ordered, until SIGTERM or SIGINT."""
+    """Ship orders until SIGTERM or SIGINT."""
     settings = read_settings(ShippingSettings)
     configure_logs(settings.log, settings.environment)
     asyncio.run(work(settings))
