@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from hashlib import sha256
-from http.client import responses
 from secrets import token_hex, token_urlsafe
 from typing import Any
 from urllib.parse import parse_qsl
@@ -116,7 +115,7 @@ async def read_item(request: Request, *, is_new: bool) -> dict[str, str] | Respo
     body: dict[str, Any] = await request.json()
     errors = []
     if is_new and "name" not in body:
-        errors.append({"field": "body.name", "detail": "Field required"})
+        errors.append({"field": "body.name", "pointer": "#/name", "detail": "Field required"})
     for name, value in body.items():
         detail = ""
         if name not in LIMITS:
@@ -128,12 +127,12 @@ async def read_item(request: Request, *, is_new: bool) -> dict[str, str] | Respo
         elif len(value) > LIMITS[name][1]:
             detail = f"String should have at most {LIMITS[name][1]} characters"
         if detail:
-            errors.append({"field": f"body.{name}", "detail": detail})
+            errors.append({"field": f"body.{name}", "pointer": f"#/{name}", "detail": detail})
     if not errors:
         return body
     problem = {
-        "type": "about:blank",
-        "title": responses[422],
+        "type": "urn:problem-type:invalid-request",
+        "title": "Unprocessable Content",
         "status": 422,
         "detail": "The request is not valid.",
         "request_id": token_hex(16),

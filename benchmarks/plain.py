@@ -7,7 +7,6 @@ import os
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from http.client import responses
 from secrets import token_hex, token_urlsafe
 from typing import Annotated, Any, Literal
 from uuid import UUID, uuid4
@@ -163,12 +162,16 @@ OwnItem = Annotated[Item, Depends(get_own_item)]
 @app.exception_handler(RequestValidationError)
 async def refuse(request: Request, error: RequestValidationError) -> JSONResponse:
     errors = [
-        {"field": ".".join(map(str, field["loc"])), "detail": field["msg"]}
+        {
+            "field": ".".join(map(str, field["loc"])),
+            "pointer": "/".join(["#", *map(str, field["loc"][1:])]),
+            "detail": field["msg"],
+        }
         for field in error.errors()
     ]
     problem = {
-        "type": "about:blank",
-        "title": responses[422],
+        "type": "urn:problem-type:invalid-request",
+        "title": "Unprocessable Content",
         "status": 422,
         "detail": "The request is not valid.",
         "request_id": token_hex(16),
