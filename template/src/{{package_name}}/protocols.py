@@ -48,7 +48,7 @@ class TooManyConnections(Unavailable):
 def refuse(
     error: AppError, transport: asyncio.Transport, default_headers: list[tuple[bytes, bytes]]
 ) -> None:
-    """Respond to what the application never sees, and close the connection."""
+    """Respond to a request that does not reach the application, and close the connection."""
     request_id = token_hex(16)
     with structlog.contextvars.bound_contextvars(request_id=request_id):
         logger.warning("request refused", status=error.status.value, cause=str(error))
@@ -61,10 +61,9 @@ def refuse(
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """Limits what clients can send before the application sees a request, and the connections.
+    """Limits headers, pipelined requests, connections, and the time until a request has arrived.
 
-    uvicorn's own collects headers without an end, keeps a connection that sends nothing, and
-    begins whatever number of requests arrive at once on a connection.
+    uvicorn's protocol has no limits for them.
     """
 
     def __init__(self, limits: HttpSettings, **options: Any) -> None:
@@ -91,7 +90,7 @@ class HttpProtocol(HttpToolsProtocol):
         }
         if deadlines:
             first = min(deadlines, key=deadlines.__getitem__)
-            # It is not lost before others are made.
+            # uvicorn removes it later, perhaps after more connections have been made.
             self.connections.discard(first)
             first.transport.abort()
 
@@ -159,7 +158,7 @@ class HttpProtocol(HttpToolsProtocol):
         ):
             raise TooManyConnections
         self.size = 0
-        # Trailers will be added to `self.headers`, and must not pass for headers.
+        # A copy, since trailers are added to `self.headers` and must not count as headers.
         self.scope["headers"] = [*self.headers]
         super().on_headers_complete()
 
@@ -175,7 +174,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        # The next request may be there already, in part or as a whole.
+        # The next request may have arrived already.
         if self.cycle.response_complete or self.cycle.more_body:
             # An idle connection is closed by uvicorn, a moment before.
             self.expect_request(self.limits.keep_alive_timeout + 1)
@@ -184,7 +183,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self.is_responding and (
             self.pipeline or self.cycle.response_started or not self.cycle.more_body
         ):
-            # The client would take it for another response.
+            # The client would read it as the response to another request.
             logger.warning("request refused", status=error.status.value, cause=str(error))
             self.transport.close()
         else:
@@ -192,7 +191,7 @@ class HttpProtocol(HttpToolsProtocol):
 
 
 class SocketProtocol(WebSocketsSansIOProtocol):
-    """Closes with "going away": uvicorn's own code, 1012, promises that the service restarts."""
+    """Closes with 1001, "going away". uvicorn's code, 1012, means that the service restarts."""
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

@@ -1,4 +1,4 @@
-"""How the process listens, and how it ends."""
+"""Runs the server, and ends it after a signal."""
 
 import asyncio
 import os
@@ -25,16 +25,15 @@ from .protocols import HttpProtocol, SocketProtocol
 logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger()
 
 
-CLOSING = 5  # seconds that the pools have to close, after the last request
+CLOSING = 5  # seconds to close the pools after the last request
 
 
 class Server(uvicorn.Server):
-    """Ends within `grace` seconds of SIGTERM, and still listens for the first `drain` of them.
+    """Ends within `grace` seconds after SIGTERM, and accepts requests in the first `drain` of them.
 
-    Meanwhile /health/ready answers 503, so that whatever balances the load sends no more requests,
-    and streams can end. Ctrl-C waits for no balancer. The same signal again, and the end of the
-    time, cancel what still runs, which ends as with any error. `is_cut_short` tells whether there
-    was such a request.
+    While it drains, /health/ready is 503, so that load balancers send no more requests, and streams
+    can end. Ctrl-C does not drain. A second signal of the same kind, and the end of the time,
+    cancel running requests. `is_cut_short` is whether a request was cancelled.
     """
 
     def __init__(self, config: uvicorn.Config, *, drain: int, grace: int) -> None:
@@ -48,15 +47,15 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
-        # uvicorn's own would raise the signal again in the end; the exit code would be that of a
-        # process that was killed.
+        # Replace uvicorn's handler, which raises the signal again at the end: the exit code would
+        # be that of a killed process.
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, self.handle_exit, number, None)
         yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.signal is not None:
-            # Ctrl-C reaches the reloader, too, which sends SIGTERM then.
+            # After Ctrl-C, the reloader sends a SIGTERM, too.
             if sig == self.signal:
                 self.stop_listening()
                 self.hurry.set()
@@ -102,13 +101,13 @@ class Server(uvicorn.Server):
             logger.warning("cut short", requests=len(self.server_state.tasks))
         for task in self.server_state.tasks:
             task.cancel("cut short")
-        await asyncio.sleep(1)  # for the answers; then there are only clients that do not read
+        await asyncio.sleep(1)  # for the responses; then only clients that do not read are left
         for connection in list(self.server_state.connections):
             connection.transport.abort()
 
 
 def read_proxies() -> str | None:
-    """Read FORWARDED_ALLOW_IPS. Refuse what uvicorn would take for the name of a proxy."""
+    """Read FORWARDED_ALLOW_IPS. Refuse invalid addresses, which uvicorn would accept as names."""
     value = os.environ.get("FORWARDED_ALLOW_IPS", "").strip()
     try:
         networks = [ip_network(part.strip()) for part in value.split(",") if value not in {"", "*"}]
@@ -129,7 +128,7 @@ def serve(
     limits: HttpSettings,
     has_docs: bool,
 ) -> None:
-    """Answer requests until a signal; exit with 1 if a request had to be cut short, else with 0."""
+    """Serve until a signal. Exit with 1 if a request was cancelled, else with 0."""
     proxies = read_proxies()
     try:
         host.encode("idna")  # fails before there is a socket, which would stay open
@@ -154,7 +153,7 @@ def serve(
     options: dict[str, Any] = {
         "host": host,
         "port": port,
-        # "auto" would serve errors when the start fails.
+        # With "auto", a failed start would not end the process.
         "lifespan": "on",
         "workers": 1,  # whatever WEB_CONCURRENCY says
         "timeout_keep_alive": limits.keep_alive_timeout,

@@ -61,11 +61,11 @@ EXAMPLE = "should look like postgresql://user:password@host:5432/database"
 
 
 def parse_database_url(value: object) -> URL:
-    """Accept what libpq and hosting providers write, and name the driver."""
+    """Accept URLs of libpq and of hosting providers, and set the driver."""
     text = value.render_as_string(hide_password=False) if isinstance(value, URL) else str(value)
     text = text.strip()
     if text.count("@") > 1:
-        # The host would begin with the end of the password, and errors name the host.
+        # The end of the password would become part of the host, which errors contain.
         raise ValueError("has more than one @: write %40 in a user, a password or an option")
     if several := SEVERAL_HOSTS.fullmatch(text):
         start, hosts, database, query = several.groups()
@@ -77,7 +77,7 @@ def parse_database_url(value: object) -> URL:
         url = make_url("unknown://")
     schemes = {"postgres", "postgresql", "postgresql+asyncpg"}
     if url.drivername not in schemes or not url.database:
-        raise ValueError(EXAMPLE)  # not with the value in it, which may hold a password
+        raise ValueError(EXAMPLE)  # without the value, which may contain a password
     options = dict(url.query)
     options.pop("channel_binding", None)  # for libpq only
     mode = options.pop("sslmode", options.pop("ssl", ""))
@@ -108,7 +108,7 @@ def parse_database_url(value: object) -> URL:
 def list_addresses(url: URL) -> list[tuple[str, int | None]]:
     """List the hosts of a URL, or the folders of Unix sockets, with their ports.
 
-    Raise `ValueError` for what is no address. Without any, the driver has a default.
+    Raise `ValueError` for an invalid address. The list is empty if the driver has to choose.
     """
     host = f"[{url.host}]" if ":" in (url.host or "") else unquote(url.host or "")
     hosts = ",".join(to_list(url.query.get("host") or host)).split(",")
@@ -132,7 +132,7 @@ def list_addresses(url: URL) -> list[tuple[str, int | None]]:
 
 
 def make_address(url: URL) -> dict[str, Any]:
-    """Make what asyncpg takes as `host` and `port`."""
+    """Return the arguments `host` and `port` of asyncpg."""
     addresses = list_addresses(url)
     arguments: dict[str, Any] = {"host": [host for host, _ in addresses]} if addresses else {}
     if any(port for _, port in addresses):
@@ -141,10 +141,10 @@ def make_address(url: URL) -> dict[str, Any]:
 
 
 def make_tls(url: URL) -> list[SSLContext | bool]:
-    """Make what asyncpg takes as `ssl`; several are tried one after the other.
+    """Return values for the argument `ssl` of asyncpg, to be tried in this order.
 
-    Given the mode, asyncpg would read variables such as PGSSLCERT and files of the home directory,
-    which may be another user's, for each connection. It does not know `sslrootcert=system`.
+    With the mode itself, asyncpg would read variables such as PGSSLCERT and files of the home
+    directory, which may belong to another user. It does not support `sslrootcert=system`.
     """
     options = {name: str(value) for name, value in url.query.items()}
     mode = options.get("sslmode", "prefer")
@@ -168,15 +168,15 @@ def make_tls(url: URL) -> list[SSLContext | bool]:
     else:
         tls.load_verify_locations(root)
     if "sslcert" in options or "sslkey" in options:
-        # An empty password, or OpenSSL would ask for that of an encrypted key on the terminal.
+        # Without a password, OpenSSL would ask for the one of an encrypted key on the terminal.
         tls.load_cert_chain(options.get("sslcert", ""), options.get("sslkey"), password="")
     return [tls]
 
 
 DatabaseUrl = Annotated[URL, NoDecode, BeforeValidator(parse_database_url)]
-# Seconds. PostgreSQL counts milliseconds in 32 bits, and 0 of them would be no limit.
+# Seconds. PostgreSQL has 32 bits for milliseconds, and 0 means no limit.
 Timeout = Annotated[float, Field(ge=0.001, le=2_147_483)]
-MAX_CONNECTIONS = 262_143  # of a server of PostgreSQL
+MAX_CONNECTIONS = 262_143  # the limit of PostgreSQL
 
 
 class DatabaseSettings(Group):
@@ -203,7 +203,7 @@ class DatabaseSettings(Group):
 
 
 def is_local(url: URL) -> bool:
-    """Whether all servers are on this machine: behind loopback addresses or Unix sockets."""
+    """Return whether all servers are on this machine: loopback addresses or Unix sockets."""
     hosts = [host for host, _ in list_addresses(url)]
     return all(map(is_this_machine, hosts or (os.environ.get("PGHOST") or "/").split(",")))
 
@@ -223,10 +223,10 @@ def copy_created_at(context: DefaultExecutionContext) -> datetime:
 
 
 class Base(DeclarativeBase):
-    """What every table has. Ids sort by age (UUID version 7), so they are page cursors, too.
+    """The base of all models. Ids sort by age (UUID version 7), so they are page cursors.
 
-    Defaults are made in Python: an attribute that the server fills in is expired after the flush,
-    and reading it while the response is serialized would fail.
+    Defaults are made in Python. An attribute with a default of the server would be expired after
+    the flush, and could not be read while the response is serialized.
     """
 
     metadata = MetaData(
@@ -247,7 +247,7 @@ class Base(DeclarativeBase):
 
 @dataclass(slots=True)
 class Database:
-    """The ways in: `write` and `read` make sessions, `read_row` is a single cheap read."""
+    """Access to the database: `write` and `read` make sessions, `read_row` reads a single row."""
 
     write: async_sessionmaker[AsyncSession]
     read: async_sessionmaker[AsyncSession]
@@ -262,12 +262,11 @@ class Database:
         *,
         trust_replica: bool = True,
     ) -> Row[*Columns] | None:
-        """Read one row from the reader, or None; several are an error.
+        """Read one row, or None. Several rows are an error.
 
-        The reader may be a replica that lags behind: `trust_replica=False` reads from the writer.
-
-        An `AsyncConnection` would take three greenlets and a task: a tenth of a small request. The
-        task would shield its end, which needs no `await` without a transaction.
+        It reads from the reader, which may be a replica that is behind, or from the writer with
+        `trust_replica=False`. It runs the synchronous connection in one greenlet, since an
+        `AsyncConnection` adds a tenth to the time of a small request.
         """
 
         connect = self.connect_reader if trust_replica else self.connect_writer
@@ -279,11 +278,11 @@ class Database:
         return await greenlet_spawn(read)
 
     async def ping(self) -> None:
-        """Run a query on each pool, or raise `Unavailable`: after two seconds with a connection of
-        each, or for as long as the schema is behind.
+        """Run a query on each pool. Raise `Unavailable` after two seconds, `MigrationError` if the
+        schema is behind.
         """
         async with self.write() as writer, self.read() as reader:
-            # To wait for a connection behind requests is no fault: DATABASE_POOL_TIMEOUT bounds it.
+            # Waiting for connections does not count: a busy process is ready.
             connection = await writer.connection()
             await reader.connection()
             try:
@@ -291,7 +290,7 @@ class Database:
                     await reader.execute(select(1))
                     await writer.execute(select(1))
                     if not self.is_schema_checked:
-                        # Here, since it imports Alembic, which a server needs only once.
+                        # Imported here, since it imports Alembic, which is needed only once.
                         from .schema import check_schema
 
                         await connection.run_sync(check_schema)
@@ -310,16 +309,16 @@ class DatabaseConnection(HTTPConnection[DatabaseState]):
 
 @asynccontextmanager
 async def open_database(settings: DatabaseSettings) -> AsyncGenerator[Database]:
-    """Two pools: the writer, and a reader whose server refuses to write and needs no transaction.
+    """Open two pools, for writes and for reads. The server refuses writes on the second one.
 
-    Neither connects before its first query.
+    The reader has no transactions (autocommit). No pool connects before its first query.
     """
     async with (
         open_pool(settings, settings.url) as writer,
         open_pool(settings, settings.reader_url or settings.url, read_only=True) as reader,
     ):
         yield Database(
-            # "close_resets_only": a session that is used after its request is an error, not a leak.
+            # "close_resets_only": using a session after its request is an error.
             write=async_sessionmaker(writer, expire_on_commit=False, close_resets_only=False),
             read=async_sessionmaker(reader, expire_on_commit=False, close_resets_only=False),
             connect_reader=reader.sync_engine.connect,
@@ -336,23 +335,23 @@ async def open_pool(
 ) -> AsyncGenerator[AsyncEngine]:
     role = str(url.query.get("target_session_attrs", "any"))
     if read_only:
-        # The reader's sessions are read-only on each server.
+        # Sessions of the reader are read-only on every server, so "read-write" would match none.
         role = {"read-write": "primary", "read-only": "standby"}.get(role, role)
     engine = make_engine(
         url,
         poolclass=FairPool,
         pool_size=settings.pool_size,
-        # Overflow opens and closes connections under load: a third of the throughput, measured.
+        # Overflow opens and closes connections under load, which costs a third of the throughput.
         max_overflow=0,
         pool_timeout=settings.pool_timeout,
         pool_use_lifo=True,
         pool_recycle=300,
         isolation_level="AUTOCOMMIT" if read_only else None,
-        hide_parameters=True,  # in the text of errors, which is logged
+        hide_parameters=True,  # in the messages of errors, which are logged
         connect_args={
             "timeout": 5,  # seconds to connect
             "target_session_attrs": role,
-            # The server's own limit comes first, unless the server or the network is frozen.
+            # The limit of the server is reached first, unless the server or the network is frozen.
             "command_timeout": settings.statement_timeout + 1,
             "server_settings": {
                 "application_name": __package__,
@@ -368,7 +367,7 @@ async def open_pool(
     try:
         yield engine
     finally:
-        # A server that is frozen hears no farewell, and how that was cut short is no news.
+        # Closing connections times out if the server is frozen. Do not log that.
         pool = logging.getLogger("sqlalchemy.pool")
         level = pool.level
         pool.setLevel(logging.CRITICAL)
@@ -381,29 +380,29 @@ async def open_pool(
 def make_engine(
     url: URL, connect_args: Mapping[str, object] | None = None, **options: Any
 ) -> AsyncEngine:
-    """Make an engine whose connections have what a `DatabaseUrl` asks for."""
+    """Make an engine that connects as the options of a `DatabaseUrl` say."""
     arguments = {
-        # Given, so that asyncpg does not read PGTARGETSESSIONATTRS and PGSSLNEGOTIATION.
+        # Set, so that asyncpg does not read PGTARGETSESSIONATTRS and PGSSLNEGOTIATION.
         "target_session_attrs": url.query.get("target_session_attrs", "any"),
         "direct_tls": False,
         **make_address(url),
         **(connect_args or {}),
     }
     engine = create_async_engine(url.set(query={}), connect_args=arguments, **options)
-    connect = partial(connect_or_explain, url, make_tls(url))
+    connect = partial(connect_to_server, url, make_tls(url))
     event.listen(engine.sync_engine, "do_connect", connect)
     return engine
 
 
 class Unreachable(Unavailable):
-    """Nobody can connect to the server of `url`. The cause says why."""
+    """It is not possible to connect to the server of `url`. The cause says why."""
 
     def __init__(self, url: URL) -> None:
         super().__init__()
         self.url = url
 
 
-def connect_or_explain(
+def connect_to_server(
     url: URL,
     attempts: list[SSLContext | bool],
     dialect: Dialect,
@@ -411,7 +410,7 @@ def connect_or_explain(
     args: list[Any],
     arguments: dict[str, Any],
 ) -> DBAPIConnection:
-    """Connect. Whatever prevents it, a refused port or a wrong password, is `Unreachable`."""
+    """Connect, or raise `Unreachable` for every cause, such as a wrong password."""
     cause: Exception | None = None
     for tls in attempts:
         try:
@@ -424,20 +423,20 @@ def connect_or_explain(
 
 
 def is_about_tls(error: Exception) -> bool:
-    """Whether the server may accept a connection that is encrypted, or one that is not."""
+    """Return whether the server may accept a connection with the other kind of encryption."""
     state = getattr(error, "sqlstate", None)
     return isinstance(error, ConnectionError | SSLError) or state == "28000"  # of pg_hba.conf
 
 
 def drop_frozen_connection(context: ExceptionContext) -> None:
-    """Make the time-out of the driver `Unavailable`, and count the connection as lost."""
+    """Convert a time-out of the driver to `Unavailable`, and drop the connection."""
     if isinstance(context.original_exception, TimeoutError):
         context.is_disconnect = True
         raise Unavailable from context.original_exception
 
 
 def drop_outdated_connections(context: ExceptionContext) -> None:
-    """Replace all connections when a migration has changed a type that they have cached."""
+    """Drop all connections if a migration has changed a type that they have cached."""
     error = context.original_exception
     if "cache lookup failed for type" in str(error):  # of the server, for a type that was dropped
         context.is_disconnect = True
@@ -446,6 +445,6 @@ def drop_outdated_connections(context: ExceptionContext) -> None:
 
 
 def drop_read_only_connection(context: ExceptionContext) -> None:
-    """Count a writer that may not write as lost: another server may be the primary by now."""
+    """Drop a connection of the writer that is read-only: another server may be the primary now."""
     if getattr(context.original_exception, "sqlstate", None) == "25006":
         context.is_disconnect = True

@@ -1,7 +1,7 @@
-"""A connection pool that serves those who wait in the order in which they came.
+"""A connection pool that serves waiting requests in order of arrival.
 
-SQLAlchemy's own gives a free connection to whoever asks next, so that under load a request that
-waits is overtaken again and again (sqlalchemy#7679).
+SQLAlchemy's pool gives a free connection to the next request that asks, so under load a waiting
+request is overtaken again and again (sqlalchemy#7679).
 """
 
 import asyncio
@@ -16,14 +16,14 @@ Item = TypeVar("Item")
 
 
 class FairQueue(AsyncAdaptedQueue[Item]):
-    """Hands an item to the first that waits. So there is never a free one while somebody waits."""
+    """Gives an item to the first waiter, so there is no free item while somebody waits."""
 
     def __init__(self, maxsize: int = 0, use_lifo: bool = False) -> None:
         super().__init__(maxsize, use_lifo)
         self._waiters: deque[asyncio.Future[Item]] = deque()
 
     def put_nowait(self, item: Item) -> None:
-        self._forget_those_who_left()
+        self._remove_cancelled_waiters()
         if self._waiters:
             self._waiters.popleft().set_result(item)
         else:
@@ -46,15 +46,15 @@ class FairQueue(AsyncAdaptedQueue[Item]):
         finally:
             if timer:
                 timer.cancel()
-            self._forget_those_who_left()
+            self._remove_cancelled_waiters()
 
     def wake(self) -> None:
         """Let the first that waits look again whether a connection can be made."""
-        self._forget_those_who_left()
+        self._remove_cancelled_waiters()
         if self._waiters:
             self._waiters.popleft().set_exception(Empty())
 
-    def _forget_those_who_left(self) -> None:
+    def _remove_cancelled_waiters(self) -> None:
         while self._waiters and self._waiters[0].done():
             self._waiters.popleft()
 
