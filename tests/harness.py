@@ -305,7 +305,7 @@ def run(project: Path, *command: str, **variables: str) -> subprocess.CompletedP
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=1200,  # only for what hangs: a busy machine is slow
         check=False,
     )
 
