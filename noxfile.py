@@ -79,14 +79,11 @@ def picture(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def examples(session: nox.Session) -> None:
-    """Render the examples into a folder (examples/), for the branch that the README links."""
-    folder = session.posargs[0] if session.posargs else "examples"
-    environment = {"UV_PROJECT_ENVIRONMENT": session.virtualenv.location}
+    """Render the examples into examples/, for the branch to which the README links."""
     for name, answers in EXAMPLES.items():
         data = [f"--data={question}={value}" for question, value in answers.items()]
         copy = ["copier", "copy", "--quiet", "--defaults", "--vcs-ref=HEAD", "--overwrite", *data]
-        command = ["uv", "run", "--locked", "--quiet", *copy, ".", f"{folder}/{name}"]
-        session.run(*command, env=environment)
+        run(session, *copy, ".", f"examples/{name}")
 
 
 @nox.session(default=False)

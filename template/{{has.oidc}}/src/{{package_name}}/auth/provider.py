@@ -57,15 +57,15 @@ class Provider:
         # While one request fetches, the others go on with the keys that there are.
         if self._age() > FRESH and not (self._age() <= KEPT and self._lock.locked()):
             await self._fetch()
-        found = self._select(algorithm, key_id)
-        if not found:
+        keys = self._select(algorithm, key_id)
+        if not keys:
             await self._fetch()
-            found = self._select(algorithm, key_id)
+            keys = self._select(algorithm, key_id)
         if self._age() > KEPT:
             raise Unavailable
-        if not found or (len(found) > 1 and key_id is None):
+        if not keys or (len(keys) > 1 and key_id is None):
             raise InvalidKeyError
-        return found[0]
+        return keys[0]
 
     async def ping(self) -> None:
         """Raise `Unavailable` unless there are keys; old ones will do."""
@@ -85,7 +85,7 @@ class Provider:
         ]
 
     async def _fetch(self) -> None:
-        """Replace the keys, unless that was tried a moment ago; who comes meanwhile waits."""
+        """Replace the keys, unless the last attempt was a moment ago. Parallel calls wait."""
         async with self._lock:
             if monotonic() < self._paused_until:
                 return
