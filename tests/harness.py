@@ -318,7 +318,11 @@ def succeed(project: Path, *command: str, **variables: str) -> str:
 
 
 def check_and_test(project: Path) -> None:
-    """Run the checks and the tests of a project. No test may be skipped."""
     succeed(project, UV, "run", "-q", "poe", "check")
+    run_tests(project)
+
+
+def run_tests(project: Path) -> None:
+    """Run the tests of a project. No test may be skipped."""
     output = succeed(project, UV, "run", "-q", "poe", "test")
     assert re.search(r"^=* ?\d+ passed in [\d.]+s", output, re.MULTILINE), output

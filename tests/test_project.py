@@ -37,6 +37,7 @@ from harness import (
     read_section,
     render,
     run,
+    run_tests,
     succeed,
 )
 from postgres import free_port, make_grants, running
@@ -75,8 +76,9 @@ def test_checks_and_tests_pass(
     template: Path, tmp_path: Path, temporary: Path, row: dict[str, str]
 ) -> None:
     project = render(template, tmp_path / "a project", **row)
+    run_tests(project)
     add_code_of_docs(project)
-    check_and_test(project)
+    succeed(project, UV, "run", "-q", "poe", "check")
 
 
 @pytest.mark.parametrize("row", choose_rows(*find_questions("pyproject.toml")), ids=name)
