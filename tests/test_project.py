@@ -11,6 +11,7 @@ import time
 import tomllib
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from itertools import cycle
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -22,6 +23,7 @@ import yaml
 from harness import (
     CHOICES,
     CONFIG,
+    NAMES,
     ROWS,
     UV,
     add_code,
@@ -72,16 +74,27 @@ def add_code_of_docs(project: Path) -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=name)
-def test_checks_and_tests_pass(
-    template: Path, tmp_path: Path, temporary: Path, row: dict[str, str]
-) -> None:
+def test_checks_pass(template: Path, tmp_path: Path, row: dict[str, str]) -> None:
     project = render(template, tmp_path / "a project", **row)
-    run_tests(project)
     add_code_of_docs(project)
     succeed(project, UV, "run", "-q", "poe", "check")
 
 
-@pytest.mark.parametrize("row", choose_rows(*find_questions("pyproject.toml")), ids=name)
+# The answers that change code, with names of different lengths. Running tests is slow.
+TESTED = [
+    row | names for row, names in zip(choose_rows(*find_questions("src/*")), cycle(NAMES.values()))
+]
+
+
+@pytest.mark.parametrize("row", TESTED, ids=name)
+def test_tests_pass(template: Path, tmp_path: Path, temporary: Path, row: dict[str, str]) -> None:
+    run_tests(render(template, tmp_path / "a project", **row))
+
+
+LOCKED = choose_rows(*find_questions("pyproject.toml"), strength=1)
+
+
+@pytest.mark.parametrize("row", LOCKED, ids=name)
 def test_ci_passes_with_the_oldest_dependencies(
     template: Path, tmp_path: Path, temporary: Path, row: dict[str, str]
 ) -> None:
@@ -140,10 +153,10 @@ def follow_the_readme(project: Path) -> None:
 
 
 # The answers that change the example.
-EXAMPLES = choose_rows(*find_questions("src/*/items/*", "tests/test_item*"))
+EXAMPLE = find_questions("src/*/items/*", "tests/test_item*")
 
 
-@pytest.mark.parametrize("row", EXAMPLES, ids=name)
+@pytest.mark.parametrize("row", choose_rows(*EXAMPLE), ids=name)
 def test_the_example_can_be_removed(
     template: Path, tmp_path: Path, temporary: Path, row: dict[str, str]
 ) -> None:
@@ -155,7 +168,7 @@ def test_the_example_can_be_removed(
     check_and_test(project)
 
 
-@pytest.mark.parametrize("row", EXAMPLES, ids=name)
+@pytest.mark.parametrize("row", choose_rows(*EXAMPLE, strength=1), ids=name)
 def test_a_feature_can_be_added(
     template: Path, tmp_path: Path, temporary: Path, row: dict[str, str]
 ) -> None:
