@@ -45,7 +45,7 @@ class TooManyConnections(Unavailable):
     detail = "There are too many connections at the moment. Try again soon."
 
 
-def refuse(
+def send_error(
     error: AppError, transport: asyncio.Transport, default_headers: list[tuple[bytes, bytes]]
 ) -> None:
     """Respond to a request that does not reach the application, and close the connection."""
@@ -187,7 +187,7 @@ class HttpProtocol(HttpToolsProtocol):
             logger.warning("request refused", status=error.status.value, cause=str(error))
             self.transport.close()
         else:
-            refuse(error, self.transport, self.server_state.default_headers)
+            send_error(error, self.transport, self.server_state.default_headers)
 
 
 class SocketProtocol(WebSocketsSansIOProtocol):
@@ -199,7 +199,7 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         if self.conn.handshake_exc and not self.handshake_initiated:
             is_large = isinstance(self.conn.handshake_exc, SecurityError)
             error = HeadersTooLarge() if is_large else InvalidRequest()
-            refuse(error, self.transport, self.default_headers)
+            send_error(error, self.transport, self.default_headers)
 
     def handle_connect(self, event: Request) -> None:
         # uvicorn's own would refuse with plain text.

@@ -10,7 +10,9 @@ import structlog
 from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError
 
-from .database import DatabaseSettings, Unreachable, open_database
+from .database import open_database
+from .database_settings import DatabaseSettings
+from .engine import Unreachable
 from .errors import Unavailable
 from .groups import Environment, read_settings
 from .logs import LogSettings, configure_logs, describe

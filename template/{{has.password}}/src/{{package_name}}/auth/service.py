@@ -62,6 +62,11 @@ class TokenError(BadRequest):
         super().__init__(description, error=error, error_description=description)
 
 
+class WrongCredentials(TokenError):
+    def __init__(self) -> None:
+        super().__init__("invalid_grant", "The email address or the password is wrong.")
+
+
 class EmailTaken(Conflict):
     type = "urn:problem-type:email-taken"
     detail = "There is an account with this email address."
@@ -132,22 +137,24 @@ class AuthService:
     async def _log_in(self, request: TokenRequest, devices: Devices) -> TokenRead:
         if not request.username or not request.password.get_secret_value():
             raise TokenError("invalid_request", "The username or the password is missing.")
+        for _ in range(3):
+            if tokens := await self._try_log_in(request, devices):
+                return tokens
+        raise WrongCredentials
+
+    async def _try_log_in(self, request: TokenRequest, devices: Devices) -> TokenRead | None:
+        """Return None if the account has changed while its password was checked."""
         try:
             email = normalize_email(request.username)
         except ValueError:
             email = ""  # which no account has
-        for _ in range(3):
-            account = await self._find_account(email)
-            throttle = await self._make_throttle(email or request.username, account, devices)
-            with self._recording_refusal("login", account):
-                account = await self._check_password("login", account, request.password, throttle)
-                if account is None:
-                    break
-                tokens = await self._start_session(account, request.password, throttle, devices)
-            if tokens:
-                return tokens
-            # The account has changed while its password was checked: try again.
-        raise TokenError("invalid_grant", "The email address or the password is wrong.")
+        account = await self._find_account(email)
+        throttle = await self._make_throttle(email or request.username, account, devices)
+        with self._recording_refusal("login", account):
+            account = await self._check_password("login", account, request.password, throttle)
+            if account is None:
+                raise WrongCredentials
+            return await self._start_session(account, request.password, throttle, devices)
 
     async def _find_account(self, email: str) -> Account | None:
         """Read from the writer, since a replica may not have a new account yet."""
@@ -213,8 +220,8 @@ class AuthService:
             await Throttle(count_devices(user.id), count_change(user.id)).reset(session)
             user.password_hash = hashed
             grant = await sessions.start(session, audit, user.id, self._settings)
-            session_id = str(grant.session.id)
-            audit.record_on_commit(session, "login", subject=user.id, session_id=session_id)
+            login_id = str(grant.login.id)
+            audit.record_on_commit(session, "login", subject=user.id, session_id=login_id)
         devices.set(user.id, self._tokens.issue_device_token(user.id, hashed))
         return self._tokens.issue(grant)
 

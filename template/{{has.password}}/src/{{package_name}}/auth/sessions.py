@@ -1,11 +1,12 @@
 """Login sessions and their refresh tokens, which are rotated (RFC 9700 section 4.14).
 
-A refresh token has two parts. The first one identifies the session and never changes, the second
-one is new after each use. A token with a known first part and a wrong second part was used before.
-So a session is a single row, however often its token is used.
+A refresh token has two parts. The first one identifies the login session and never changes, the
+second one is new after each use. A token with a known first part and a wrong second part was used
+before. So a login session is a single row, however often its token is used.
 
-The functions use the transaction of the caller, who has to commit it before an error is raised:
-otherwise a session that was ended because of a stolen token would exist again.
+`session` is a database session, with the transaction of the caller, who has to commit it before an
+error is raised: otherwise a login session that was ended because of a stolen token would exist
+again.
 """
 
 from datetime import datetime, timedelta
@@ -33,14 +34,14 @@ BATCH = 1000  # rows that one transaction deletes
 class Grant(NamedTuple):
     """A login session, and the only copy of its next refresh token."""
 
-    session: UserSession
+    login: UserSession
     refresh_token: str
 
 
 async def start(
     session: AsyncSession, audit: Audit, user_id: UUID, settings: AuthSettings
 ) -> Grant:
-    """Start a session. If the user has too many, end the least recently used ones."""
+    """Start a login session. If the user has too many, end the least recently used ones."""
     family, secret = token_urlsafe(16), token_urlsafe(32)
     now = utc_now()
     login = UserSession(
@@ -62,7 +63,7 @@ async def start(
 
 
 def find_end(created_at: datetime, settings: AuthSettings) -> datetime:
-    """Return when a session that is used now expires, unless it is used again."""
+    """Return when a login session that is used now expires, unless it is used again."""
     end = created_at + timedelta(seconds=settings.refresh_token_lifetime)
     if settings.session_idle_timeout is None:
         return end
@@ -74,8 +75,8 @@ async def rotate(
 ) -> Grant | None:
     """Exchange a refresh token for the next one, or return None if it is not valid.
 
-    A token that was used before ends its session, since it may be stolen. Raise `TooManyAttempts`
-    if the session is refreshed too often.
+    A token that was used before ends its login session, since it may be stolen. Raise
+    `TooManyAttempts` if the login session is refreshed too often.
     """
     family, _, secret = token.partition(".")
     # Of parallel requests with one token, the lock lets only the first one rotate it.
@@ -85,31 +86,31 @@ async def rotate(
         .where(has_token(token), User.is_active)
         .with_for_update(of=UserSession)
     )
-    current = await session.scalar(statement)
-    if current is None or current.expires_at <= utc_now():
+    login = await session.scalar(statement)
+    if login is None or login.expires_at <= utc_now():
         return None
-    if not compare_digest(current.token_hash, hash_token(secret)):
-        await end(session, audit, "refresh token used twice", UserSession.id == current.id)
+    if not compare_digest(login.token_hash, hash_token(secret)):
+        await end(session, audit, "refresh token used twice", UserSession.id == login.id)
         return None
-    wait = await Throttle(count_refresh(current.id)).count(session)
+    wait = await Throttle(count_refresh(login.id)).count(session)
     if wait:
         raise TooManyAttempts(wait)
     secret = token_urlsafe(32)
-    current.token_hash = hash_token(secret)
-    current.expires_at = find_end(current.created_at, settings)
+    login.token_hash = hash_token(secret)
+    login.expires_at = find_end(login.created_at, settings)
     await session.flush()
-    return Grant(current, f"{family}.{secret}")
+    return Grant(login, f"{family}.{secret}")
 
 
 def has_token(token: str) -> ColumnElement[bool]:
-    """Match the session of a refresh token, also if the token was used before."""
+    """Match the login session of a refresh token, also if the token was used before."""
     return UserSession.family_hash == hash_token(token.partition(".")[0])
 
 
 async def end(
     session: AsyncSession, audit: Audit, reason: str, *conditions: ColumnElement[bool]
 ) -> int:
-    """End sessions, which revokes their refresh tokens and access tokens. Return how many."""
+    """End login sessions, which revokes their tokens. Return how many."""
     statement = delete(UserSession).where(*conditions)
     result = await session.execute(statement.returning(UserSession.id, UserSession.user_id))
     rows = result.all()
@@ -121,7 +122,7 @@ async def end(
 
 
 async def delete_expired(database: Database) -> int:
-    """Delete expired sessions and counters in short transactions. Return how many."""
+    """Delete expired login sessions and counters in short transactions. Return how many."""
     deleted = 0
     for delete_batch in (delete_expired_attempts, delete_expired_sessions):
         count = BATCH

@@ -55,10 +55,10 @@ class Tokens:
         """Make an access token that expires no later than its session."""
         now = utc_now()
         lifetime = timedelta(seconds=self._settings.access_token_lifetime)
-        expires = min(now + lifetime, grant.session.expires_at)
-        sid = str(grant.session.id)
+        expires = min(now + lifetime, grant.login.expires_at)
+        sid = str(grant.login.id)
         return TokenRead(
-            access_token=self._sign(TYPE, grant.session.user_id, now, expires, sid=sid),
+            access_token=self._sign(TYPE, grant.login.user_id, now, expires, sid=sid),
             refresh_token=grant.refresh_token,
             token_type="bearer",  # noqa: S106
             expires_in=int((expires - now).total_seconds()),

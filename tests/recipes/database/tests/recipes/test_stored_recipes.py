@@ -12,7 +12,8 @@ from sqlalchemy import URL, text
 from sqlalchemy.exc import InvalidRequestError
 
 from my_service.albums.models import Album
-from my_service.database import make_engine, parse_database_url
+from my_service.database_settings import parse_database_url
+from my_service.engine import make_engine
 from my_service.lifespan import State
 from my_service.schema import make_config
 
