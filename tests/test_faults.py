@@ -597,7 +597,7 @@ def test_what_does_not_finish_is_rolled_back(
         assert service.process.wait(10) == 1
         assert postgres.count_sessions() == 0
     assert name not in postgres.list_items()
-    [line] = service.events(event="cut short")
+    [line] = service.events(event="requests cancelled")
     assert (line["level"], line["requests"]) == ("warning", 1)
 
 

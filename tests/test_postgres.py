@@ -294,7 +294,7 @@ def test_data_of_an_earlier_release_gets_the_other_role(data: Path, earlier: Pat
     user = User(data, project=earlier)
     ask(user.said, "create table t (i serial); insert into t default values")
     ask(user.said, "create schema billing; create table billing.t (i serial)")
-    with pytest.raises(PostgresError, match="was started before an update"), running(data):
+    with pytest.raises(PostgresError, match="An older version"), running(data):
         pass
     assert user.leave() == ""
     for _ in range(2):

@@ -264,7 +264,7 @@ def test_a_stream_that_does_not_end_is_cut(service: Service) -> None:
         with pytest.raises(httpx2.RemoteProtocolError):
             next(events)
     assert service.process.wait(10) == 1
-    assert service.events(event="cut short")
+    assert service.events(event="requests cancelled")
     service.check_log()
 
 
@@ -325,7 +325,7 @@ def test_a_reload_and_the_end_of_development_wait_for_no_stream(project: Path) -
             output, _ = process.communicate(timeout=10)
         finally:
             process.kill()
-    assert "cut short" not in output
+    assert "requests cancelled" not in output
     assert "Traceback" not in output
 
 

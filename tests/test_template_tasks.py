@@ -292,8 +292,8 @@ def test_a_relative_path_of_the_template_is_reported(
     for task in ("update", "diff"):
         done = template(project, task)
         assert done.returncode == 1
-        assert f".copier-answers.yml says that the template is at {source}, which" in done.stdout
-        assert "Write its URL or its absolute path there, as _src_path" in done.stdout
+        assert f"The _src_path in .copier-answers.yml is {source}: a relative path" in done.stdout
+        assert "to the URL or the absolute path of the template" in done.stdout
         assert git(project, "status", "--porcelain") == ""
 
 

@@ -1,4 +1,4 @@
-"""Pages by key, `GET ...?after=<id>&limit=50`: the last one costs what the first one costs."""
+"""Keyset pagination, `GET ...?after=<id>&limit=50`: the last page is as fast as the first."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

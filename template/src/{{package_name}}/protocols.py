@@ -70,7 +70,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().__init__(**options)
         self.limits = limits
         self.headers = []
-        self.size = 0  # bytes that have arrived since the last part of a body, or a whole request
+        self.size = 0  # bytes received since the last body chunk, or the end of the last request
         # In the time of the event loop; None while a whole request waits for its response.
         self.deadline: float | None = None
 
@@ -81,7 +81,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.expect_request(self.limits.request_timeout)
 
     def make_room(self) -> None:
-        """Close the connection whose time for a whole request, or for the next one, ends first."""
+        """Close the connection with the earliest deadline: idle, or with an incomplete request."""
         logger.warning("too many connections", limit=self.limits.max_connections)
         deadlines = {
             connection: connection.deadline
@@ -195,14 +195,14 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        # uvicorn leaves a handshake without a response that `websockets` cannot read.
+        # uvicorn does not respond to a handshake that `websockets` cannot parse.
         if self.conn.handshake_exc and not self.handshake_initiated:
             is_large = isinstance(self.conn.handshake_exc, SecurityError)
             error = HeadersTooLarge() if is_large else InvalidRequest()
             send_error(error, self.transport, self.default_headers)
 
     def handle_connect(self, event: Request) -> None:
-        # uvicorn's own would refuse with plain text.
+        # uvicorn would respond to an invalid handshake with plain text.
         if self.conn.accept(event).status_code == HTTPStatus.SWITCHING_PROTOCOLS:
             super().handle_connect(event)
 

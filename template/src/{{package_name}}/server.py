@@ -29,11 +29,11 @@ CLOSING = 5  # seconds to close the pools after the last request
 
 
 class Server(uvicorn.Server):
-    """Ends within `grace` seconds after SIGTERM, and accepts requests in the first `drain` of them.
+    """Shuts down after SIGTERM or Ctrl-C.
 
-    While it drains, /health/ready is 503, so that load balancers send no more requests, and streams
-    can end. Ctrl-C does not drain. A second signal of the same kind, and the end of the time,
-    cancel running requests. `is_cut_short` is whether a request was cancelled.
+    After SIGTERM, it accepts requests for `drain` more seconds. /health/ready is 503, so that load
+    balancers send no more of them, and streams can end. Ctrl-C does not drain. Running requests are
+    cancelled after `grace` seconds, or at a second signal of the same kind; see `is_cut_short`.
     """
 
     def __init__(self, config: uvicorn.Config, *, drain: int, grace: int) -> None:
@@ -42,7 +42,7 @@ class Server(uvicorn.Server):
         self.grace = grace
         self.signal: int | None = None  # the first one
         self.deadline: float | None = None  # in the time of the event loop, after a signal
-        self.hurry = asyncio.Event()
+        self.cancel_now = asyncio.Event()
         self.is_cut_short = False
 
     @contextmanager
@@ -58,7 +58,7 @@ class Server(uvicorn.Server):
             # After Ctrl-C, the reloader sends a SIGTERM, too.
             if sig == self.signal:
                 self.stop_listening()
-                self.hurry.set()
+                self.cancel_now.set()
             return
         if not self.started:
             signals.end(sig, frame)
@@ -83,22 +83,22 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         limit = self.deadline and self.deadline + CLOSING
-        cut = asyncio.create_task(self.cut_short())
+        cut = asyncio.create_task(self.cancel_at_deadline())
         try:
             async with asyncio.timeout_at(limit):
                 await super().shutdown(sockets)
         except TimeoutError:
             self.is_cut_short = True
-            logger.warning("cut short", requests=len(self.server_state.tasks))
+            logger.warning("shutdown timed out", requests=len(self.server_state.tasks))
         cut.cancel()
 
-    async def cut_short(self) -> None:
+    async def cancel_at_deadline(self) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout_at(self.deadline):
-                await self.hurry.wait()
+                await self.cancel_now.wait()
         if self.server_state.tasks:
             self.is_cut_short = True
-            logger.warning("cut short", requests=len(self.server_state.tasks))
+            logger.warning("requests cancelled", requests=len(self.server_state.tasks))
         for task in self.server_state.tasks:
             task.cancel("cut short")
         await asyncio.sleep(1)  # for the responses; then only clients that do not read are left

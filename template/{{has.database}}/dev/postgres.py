@@ -146,8 +146,8 @@ class Server:
                 self.start(log)
         if self.durable and not (self.folder / "roles").exists():
             raise PostgresError(
-                f"The server of {self.folder} was started before an update. End each `poe dev` "
-                "that still runs, and try again."
+                f"An older version of this project started the server of {self.folder}. Stop every "
+                "running `poe dev`, and try again."
             )
         password, port = (self.folder / "password").read_text(), self.state()[3]
         return f"postgresql://owner:{password}@{HOST}:{port}/{self.database}"

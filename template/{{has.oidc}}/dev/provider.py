@@ -193,7 +193,7 @@ def hash_token(token: str) -> str:
 
 
 def matches(challenge: str | None, verifier: str) -> bool:
-    """Whether the sender of a code has also requested it (RFC 7636, section 4.6)."""
+    """Whether the code verifier matches the code challenge (RFC 7636, section 4.6)."""
     digest = urlsafe_b64encode(sha256(verifier.encode()).digest()).rstrip(b"=")
     return challenge == digest.decode()
 

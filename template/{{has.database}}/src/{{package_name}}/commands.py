@@ -47,7 +47,7 @@ def migrate(remove: str | None) -> None:
 async def check_database(settings: DatabaseSettings) -> None:
     """Raise `MigrationError` for a wrong schema, and `Unreachable` for an invalid address.
 
-    Log a warning if the database is unreachable: the service starts, and is not ready until then.
+    If the database is unreachable, log a warning. The service still starts, but is not ready.
     """
     try:
         async with open_database(settings) as database:
@@ -70,7 +70,7 @@ def explain_errors(url: URL) -> Generator[None]:
         command = click.get_current_context().find_root().info_name
         raise click.ClickException(
             f"{error}. Run `{command} migrate` first. "
-            "DATABASE_MIGRATIONS=optional would serve nevertheless."
+            "To serve anyway, set DATABASE_MIGRATIONS=optional."
         ) from None
     except MigrationError as error:
         raise click.ClickException(f"{error}.") from None

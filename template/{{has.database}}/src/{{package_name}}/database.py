@@ -62,7 +62,7 @@ class Database:
     read: async_sessionmaker[AsyncSession]
     connect_reader: Callable[[], AbstractContextManager[Connection]]
     connect_writer: Callable[[], AbstractContextManager[Connection]]  # without a transaction
-    is_schema_checked: bool = False
+    is_schema_checked: bool = False  # or does not have to be checked
 
     async def read_row(
         self,
@@ -102,7 +102,7 @@ class Database:
                 raise Unavailable from error
 
     async def _check_schema(self, connection: AsyncConnection) -> None:
-        """Check the schema until it is found to be complete, which is once per process."""
+        """Check the schema, unless this process has already found it up to date."""
         if not self.is_schema_checked:
             # Imported here, since it imports Alembic, which is needed only once.
             from .schema import check_schema
@@ -130,7 +130,7 @@ async def open_database(settings: DatabaseSettings) -> AsyncGenerator[Database]:
         open_pool(settings, settings.reader_url or settings.url, read_only=True) as reader,
     ):
         yield Database(
-            # "close_resets_only": using a session after its request is an error.
+            # `close_resets_only=False`: using a session after its request is an error.
             write=async_sessionmaker(writer, expire_on_commit=False, close_resets_only=False),
             read=async_sessionmaker(reader, expire_on_commit=False, close_resets_only=False),
             connect_reader=reader.sync_engine.connect,

@@ -52,16 +52,16 @@ def parse_database_url(value: object) -> URL:
     query = {name: options.pop(name) for name in known if name in options}
     files = [name for name in TLS_FILES if name in query]
     if options:
-        raise ValueError(f"has options that only libpq knows: {', '.join(options)}")
+        raise ValueError(f"has options that are not supported: {', '.join(options)}")
     if mode and mode not in TLS_MODES:
-        raise ValueError(f"has an unknown sslmode; there are {', '.join(TLS_MODES)}")
+        raise ValueError(f"has an unknown sslmode; it should be one of {', '.join(TLS_MODES)}")
     if not mode and os.environ.get("PGSSLMODE"):
         raise ValueError("has no sslmode, and PGSSLMODE does not count: append ?sslmode=...")
     if files and mode not in VERIFYING:
         raise ValueError(f"has {', '.join(files)}, which needs sslmode=verify-full")
     if query.get("target_session_attrs", "any") not in SERVER_ROLES:
         roles = ", ".join(SERVER_ROLES)
-        raise ValueError(f"has an unknown target_session_attrs; there are {roles}")
+        raise ValueError(f"has an unknown target_session_attrs; it should be one of {roles}")
     if mode:
         query["sslmode"] = mode
     url = url.set(drivername="postgresql+asyncpg", query=query)
@@ -101,8 +101,8 @@ def list_addresses(url: URL) -> list[tuple[str, int | None]]:
 def make_tls(url: URL) -> list[SSLContext | bool]:
     """Return values for the argument `ssl` of asyncpg, to be tried in this order.
 
-    With the mode itself, asyncpg would read variables such as PGSSLCERT and files of the home
-    directory, which may belong to another user. It does not support `sslrootcert=system`.
+    Given a mode instead of these, asyncpg would read variables such as PGSSLCERT, and files of the
+    home directory, even of another user. It does not support `sslrootcert=system`, either.
     """
     options = {name: str(value) for name, value in url.query.items()}
     mode = options.get("sslmode", "prefer")
@@ -154,9 +154,9 @@ class DatabaseSettings(Group):
             is_verified = url and url.query.get("sslmode") == "verify-full"
             if url and self.tls == "required" and not is_verified and not is_local(url):
                 raise ValueError(
-                    f"{variable} names another machine, and does not verify it. Append "
+                    f"{variable} connects to another machine without verifying it. Append "
                     "?sslmode=verify-full, and &sslrootcert=/path/to/ca.pem for a CA that the "
-                    "system does not trust. DATABASE_TLS=optional would connect nevertheless"
+                    "system does not trust. To connect anyway, set DATABASE_TLS=optional"
                 )
 
 

@@ -92,7 +92,7 @@ def make_address(url: URL) -> dict[str, Any]:
 
 
 class Unreachable(Unavailable):
-    """It is not possible to connect to the server of `url`. The cause says why."""
+    """Cannot connect to the server of `url`. `__cause__` says why."""
 
     def __init__(self, url: URL) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ def connect_to_server(
 
 
 def is_about_tls(error: Exception) -> bool:
-    """Return whether the server may accept a connection with the other kind of encryption."""
+    """Return whether the server may accept a connection with TLS switched on or off instead."""
     state = getattr(error, "sqlstate", None)
     return isinstance(error, ConnectionError | SSLError) or state == "28000"  # of pg_hba.conf
 

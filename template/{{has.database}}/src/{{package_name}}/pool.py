@@ -49,7 +49,7 @@ class FairQueue(AsyncAdaptedQueue[Item]):
             self._remove_cancelled_waiters()
 
     def wake(self) -> None:
-        """Let the first that waits look again whether a connection can be made."""
+        """Let the first waiter check again whether it may open a connection."""
         self._remove_cancelled_waiters()
         if self._waiters:
             self._waiters.popleft().set_exception(Empty())

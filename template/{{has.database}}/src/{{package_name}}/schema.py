@@ -163,10 +163,9 @@ def recording(
 ) -> Generator[None]:
     """Record in a comment on Alembic's table which revisions each of its rows implies.
 
-    If a branch depends on another one, Alembic deletes the row of the other one: the migration
-    files show that it is applied. An older version of the service does not have these files, so it
-    reads the comment. If migrations of the team stop depending on a branch, its row is inserted
-    again.
+    If branch A depends on branch B, Alembic deletes the row of B, since the migration files of A
+    imply it. An older version of the service does not have these files, so it reads the comment.
+    If migrations of the team stop depending on a branch, the row of that branch is inserted again.
     """
     if connection is None or any(context.opts.get(name) for name in READ_ONLY):
         yield

@@ -17,9 +17,9 @@ class InvalidToken(AppError):
 
 
 def read_token(headers: Headers) -> str | None:
-    """Return the token, or None without credentials. Raise `InvalidToken` for any other kind.
+    """Return the token, or None without credentials. Raise `InvalidToken` for another scheme.
 
-    Two headers are refused, since what is in front of the service may have checked the other one.
+    Two headers are refused, since a proxy may have checked the other one.
     """
     credentials = headers.getlist("Authorization")
     if not credentials:

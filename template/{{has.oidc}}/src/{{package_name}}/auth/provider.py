@@ -21,13 +21,13 @@ logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger()
 MAX_SIZE = 1_048_576  # bytes of a document
 # Seconds.
 TIME_LIMIT = 5.0  # for both documents of a fetch together
-FRESH = 600.0  # how long keys are taken without asking again
-KEPT = 86_400.0  # how long they are taken while the provider does not answer
-PAUSE = 30.0  # before the next fetch: tokens with invented keys must not cause many
+FRESH = 600.0  # how long keys are used without a new fetch
+KEPT = 86_400.0  # how long they are used while fetches fail
+PAUSE = 30.0  # before the next fetch: tokens with unknown key ids must not cause many
 PAUSE_WITHOUT_KEYS = 2.0
 
-# What it may answer, or not: nothing, no JSON, JSON of another kind, or a URL whose port is out of
-# range. Several addresses of a host fail in a group.
+# A fetch fails if there is no response, not the expected JSON, or a URL with an invalid port. If a
+# host has several addresses, their errors are in an `ExceptionGroup`.
 FAILURES = (
     HTTPError,
     InvalidURL,
@@ -50,9 +50,9 @@ class Provider:
         self._fetched = self._paused_until = -inf
 
     async def find_key(self, algorithm: str, key_id: str | None) -> PyJWK:
-        """Return the key that fits, or raise `InvalidKeyError`; `Unavailable` without keys.
+        """Return the matching key, or raise `InvalidKeyError`.
 
-        A key that is not known may be new, so it is looked for once more at the provider.
+        Raise `Unavailable` without usable keys. An unknown key may be new, so fetch again.
         """
         # While one request fetches, the others go on with the keys that there are.
         if self._age() > FRESH and not (self._age() <= KEPT and self._lock.locked()):
@@ -68,7 +68,7 @@ class Provider:
         return keys[0]
 
     async def ping(self) -> None:
-        """Raise `Unavailable` unless there are keys; old ones will do."""
+        """Raise `Unavailable` unless there are keys. Old ones are enough."""
         if self._age() > KEPT:
             await self._fetch()
         if self._age() > KEPT:
@@ -137,7 +137,7 @@ class Provider:
 
 
 def parse_keys(keys: object, settings: AuthSettings) -> Iterator[PyJWK]:
-    """Skip each key of a kind that PyJWT does not know: the others are none the worse for it."""
+    """Skip keys that PyJWT does not support, and keep the others."""
     for key in keys if isinstance(keys, list) else ():
         with suppress(PyJWTError, NotImplementedError, AttributeError, TypeError, ValueError):
             # Entra ID also publishes keys that are for one tenant only.
@@ -149,6 +149,6 @@ def parse_keys(keys: object, settings: AuthSettings) -> Iterator[PyJWK]:
 async def open_provider(
     settings: AuthSettings, time_limit: float = TIME_LIMIT
 ) -> AsyncGenerator[Provider]:
-    """Open a client for the provider. It is not asked before the first token comes."""
+    """Open a client for the provider. Nothing is fetched before the first token or probe."""
     async with make_client(settings.discovery_url) as client:
         yield Provider(settings, client, time_limit)

@@ -15,7 +15,7 @@ ORIGIN = r"https?://(?P<host>\[[0-9a-fA-F:.]+\]|[0-9A-Za-z_.-]+)(:(?P<port>[0-9]
 
 
 def is_url(url: str, path: str) -> bool:
-    """Whether a client can use it, and what follows its origin matches the pattern `path`."""
+    """Whether a URL is usable, and the part after its origin matches the pattern `path`."""
     match = re.fullmatch(ORIGIN + path, url)
     if match is None or not 1 <= int(match["port"] or 443) <= 65_535:
         return False
@@ -27,7 +27,7 @@ def is_url(url: str, path: str) -> bool:
 
 
 def check_issuer(issuer: str) -> str:
-    """Leave it as it is: the `iss` of a token has to be the same to the letter."""
+    """Do not normalize the issuer: the `iss` of a token has to match it exactly."""
     if not is_url(issuer.replace(f"/{TENANT}/", "/-/"), r"(/[^?#\s{}]*)?"):
         raise ValueError("should be https://id.example.com/..., or http:// in development")
     make_client(issuer)
@@ -47,7 +47,7 @@ def check_tenant(tenant: str) -> str:
     return tenant
 
 
-# Only those whose keys the provider alone can sign with.
+# Asymmetric algorithms only: with them, nobody but the provider can sign.
 Algorithm = Literal[
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
 ]

@@ -30,7 +30,7 @@ OTHER_CLAIMS = {
     "token_introspection",
 }
 BOUND = (
-    "The access token is bound to a key (cnf), and this service does not verify proofs of it: "
+    "The access token is bound to a key (cnf), and this service does not support that: "
     "send a bearer token."
 )
 # The claim that each error of PyJWT is about.

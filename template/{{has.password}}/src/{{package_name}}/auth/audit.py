@@ -1,8 +1,8 @@
 """The audit trail: log lines about accounts, logins and roles.
 
 `docs/authentication.md` lists the events. They have a logger of their own and are written at every
-LOG_LEVEL. They contain ids and IP addresses, but nothing that was sent as a credential. That
-includes unknown email addresses: somebody may type a password into the wrong field.
+LOG_LEVEL. They contain ids and IP addresses, but nothing that was sent as a credential, nor
+unknown email addresses: somebody may type a password into the wrong field.
 """
 
 import logging

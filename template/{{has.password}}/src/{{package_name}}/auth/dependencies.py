@@ -54,8 +54,8 @@ AuthServiceDep = Annotated[AuthService, Depends(get_auth_service)]
 class DeviceCookies:
     """Keep the device tokens, one per account; see `throttle.py`.
 
-    They name no path, so a browser sends them to paths below /v1/auth only, wherever a proxy puts
-    them.
+    They have no Path attribute, so a browser sends them only to paths below that of the login:
+    /v1/auth, with the prefix of a proxy if there is one.
     """
 
     def __init__(self, connection: HTTPConnection, response: Response) -> None:
@@ -91,12 +91,12 @@ def is_read(connection: AuthConnection) -> bool:
 async def get_current_user(
     connection: AuthConnection, auth: AuthServiceDep, token: BearerToken
 ) -> Caller:
-    """Only what reads may trust a replica, which may not know yet that a session has ended."""
+    """Trust a replica for GET and HEAD only: it may not know yet that a session has ended."""
     return await auth.identify(token, trust_replica=is_read(connection))
 
 
 CurrentUser = Annotated[Caller, Depends(get_current_user)]
-# The same caller, for what serves others than users, too.
+# The same caller, for code that does not depend on the fields of a user.
 CurrentPrincipal = Annotated[Principal, Depends(get_current_user)]
 
 
@@ -115,15 +115,15 @@ async def get_token_claims(connection: AuthConnection, token: BearerToken) -> Cl
     return connection.state["auth"].tokens.verify(token)
 
 
-# For endpoints that need no row: a token is good for them until it expires, whatever happened to
-# its session and its user since.
+# For endpoints that need no row: they accept a token until it expires, even if its session has
+# ended or its user has been deactivated.
 TokenClaims = Annotated[Claims, Depends(get_token_claims)]
 
 
 async def get_fresh_user(
     connection: AuthConnection, auth: AuthServiceDep, token: BearerToken, user: CurrentUser
 ) -> Caller:
-    """Return the caller as the writer knows it, also for GET: a role may have been taken away."""
+    """Return the caller from the writer, even for GET: a replica may still have a revoked role."""
     return await auth.identify(token) if is_read(connection) else user
 
 

@@ -35,7 +35,7 @@ class Passwords:
 
     def __init__(self, hasher: PasswordHasher = OWASP) -> None:
         self._hasher = hasher
-        # Leave one processor to the event loop, which is delayed four times as long without it. Use
+        # Leave one processor to the event loop: otherwise, its delays are four times as long. Use
         # four at most, since a container may have fewer processors than it sees.
         self._limiter = CapacityLimiter(max(1, min(4, (os.cpu_count() or 1) - 1)))
         self._nobody = hasher.hash(token_hex())
@@ -46,7 +46,7 @@ class Passwords:
         )
 
     async def verify(self, password: Secret[str], hashed: str | None) -> bool:
-        """Without a hash, verify against another one: the time must not reveal an account."""
+        """Without a hash, verify a dummy one, so that the time does not reveal accounts."""
         return await to_thread.run_sync(
             self._verify, password.get_secret_value(), hashed, limiter=self._limiter
         )

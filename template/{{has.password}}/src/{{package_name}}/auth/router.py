@@ -61,14 +61,14 @@ async def update_user(users: UserServiceDep, user_id: UUID, changes: AccountUpda
 async def grant_token(
     auth: AuthServiceDep, devices: DevicesDep, request: Annotated[TokenRequest, Form()]
 ) -> TokenRead:
-    """Exchange an email address, as `username`, and a password, or a refresh token (RFC 6749)."""
+    """Get tokens for an email address (`username`) and password, or a refresh token (RFC 6749)."""
     return await auth.grant_token(request, devices)
 
 
 @router.post("/revoke", response_class=Response, responses=TOKEN_ERRORS)
 @public
 async def revoke_token(auth: AuthServiceDep, request: Annotated[RevocationRequest, Form()]) -> None:
-    """Log out: end the session of a refresh token, or of an access token in its time (RFC 7009)."""
+    """Log out: end the session of a refresh token, or of an unexpired access token (RFC 7009)."""
     return await auth.revoke(request)
 
 

@@ -25,7 +25,7 @@ Role = TypeAliasType("Role", Literal["user", "admin"])
 
 
 def normalize_email(address: str) -> str:
-    """One account per address, however it is typed. Raise `ValueError` for what is none."""
+    """Normalize an address, so that it has one account. Raise `ValueError` if it is invalid."""
     if len(address) > 254:  # RFC 5321, and before anything looks at each character
         raise ValueError("An email address has at most 254 characters.")
     return validate_email(address, check_deliverability=False).normalized.lower()
@@ -35,7 +35,7 @@ Email = Annotated[
     str, AfterValidator(normalize_email), Field(json_schema_extra={"format": "email"})
 ]
 SecretText = Annotated[str, Field(json_schema_extra={"format": "password", "writeOnly": True})]
-# A limit also makes pydantic refuse what is no Unicode, such as half a character.
+# With a limit, pydantic also refuses invalid Unicode, such as a lone surrogate.
 Password = Annotated[SecretText, Field(max_length=MAX_RAW_LENGTH)]
 NewPassword = Annotated[
     Password,
@@ -46,7 +46,7 @@ NewPassword = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller(Principal):
-    """A principal that is a user, without a live row behind it."""
+    """A principal that is a user: a copy of the row's values, not an ORM object."""
 
     email: str
     role: Role
@@ -104,7 +104,7 @@ NO_SECRET = Field(default_factory=lambda: Secret(""))
 class TokenRequest(BaseModel):
     """A form as RFC 6749 sections 4.3.2 and 6 describe it; unknown fields are ignored (3.2)."""
 
-    # Only the OpenAPI document says so: the service says what is missing in the words of the RFC.
+    # Required in the OpenAPI document only: the service reports missing fields as OAuth 2.0 errors.
     model_config = ConfigDict(json_schema_extra={"required": ["grant_type"]})
 
     grant_type: str = Field(
@@ -146,7 +146,7 @@ class SessionRead(BaseModel):
 
 
 class RevocationRequest(BaseModel):
-    """A form as RFC 7009 section 2.1 describes it. The kind of token is seen without its hint."""
+    """A form as RFC 7009 section 2.1 describes it. `token_type_hint` is not needed, so ignored."""
 
     model_config = ConfigDict(json_schema_extra={"required": ["token"]})
 

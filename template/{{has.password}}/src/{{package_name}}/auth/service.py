@@ -33,10 +33,10 @@ from .throttle import (
     SIGN_UP,
     Throttle,
     TooManyAttempts,
-    count_account,
-    count_change,
-    count_devices,
-    count_networks,
+    account_counter,
+    change_counter,
+    device_counter,
+    network_counters,
 )
 from .tokens import DeviceClaims, fingerprint
 
@@ -104,8 +104,8 @@ class AuthService:
         self._audit = audit
 
     async def sign_up(self, new: UserCreate) -> User:
-        """Make an account. Raise `EmailTaken`, which is limited, since it reveals an account."""
-        throttle = Throttle(*count_networks(SIGN_UP, "sign-up", self._audit.client.network))
+        """Create an account, or raise `EmailTaken`. Limited, since this reveals an account."""
+        throttle = Throttle(*network_counters(SIGN_UP, "sign-up", self._audit.client.network))
         with self._recording_refusal("sign_up"):
             await self._count(throttle)
         return await self.add_user(new)
@@ -163,14 +163,14 @@ class AuthService:
     async def _make_throttle(
         self, name: str, account: Account | None, devices: Devices
     ) -> Throttle:
-        """Return the counter of known devices for a known device, else those of all others."""
+        """Return the counter of known devices; if the device is unknown or blocked, the others."""
         if account and self._is_known(account, devices):
-            known = Throttle(count_devices(account.id))
+            known = Throttle(device_counter(account.id))
             async with self._database.write.begin() as session:
                 if not await known.check(session):
                     return known
         network = self._audit.client.network
-        return Throttle(*count_networks(NETWORK, "log-in", network), count_account(name))
+        return Throttle(*network_counters(NETWORK, "log-in", network), account_counter(name))
 
     def _is_known(self, account: Account, devices: Devices) -> bool:
         claims = self._tokens.verify_device_token(devices.get(account.id))
@@ -217,7 +217,7 @@ class AuthService:
                 return None
             await refuse_late(session, throttle)
             await throttle.reset(session)
-            await Throttle(count_devices(user.id), count_change(user.id)).reset(session)
+            await Throttle(device_counter(user.id), change_counter(user.id)).reset(session)
             user.password_hash = hashed
             grant = await sessions.start(session, audit, user.id, self._settings)
             login_id = str(grant.login.id)
@@ -266,7 +266,7 @@ class AuthService:
         except ValueError as error:
             raise WeakPassword(f"The new password {error}.") from None
         account = await self._find_account(user.email)
-        throttle = Throttle(count_change(user.id))
+        throttle = Throttle(change_counter(user.id))
         with self._recording_refusal("password_change", account):
             account = await self._check_password(
                 "password_change", account, change.current_password, throttle

@@ -26,7 +26,7 @@ from .audit import INTERNAL, Audit
 from .models import Attempts, User, UserSession
 from .schemas import Caller, SessionRead
 from .settings import AuthSettings
-from .throttle import Throttle, TooManyAttempts, count_refresh
+from .throttle import Throttle, TooManyAttempts, refresh_counter
 
 BATCH = 1000  # rows that one transaction deletes
 
@@ -79,7 +79,7 @@ async def rotate(
     `TooManyAttempts` if the login session is refreshed too often.
     """
     family, _, secret = token.partition(".")
-    # Of parallel requests with one token, the lock lets only the first one rotate it.
+    # The lock lets only the first of several parallel requests with one token rotate it.
     statement = (
         select(UserSession)
         .join(User)
@@ -92,7 +92,7 @@ async def rotate(
     if not compare_digest(login.token_hash, hash_token(secret)):
         await end(session, audit, "refresh token used twice", UserSession.id == login.id)
         return None
-    wait = await Throttle(count_refresh(login.id)).count(session)
+    wait = await Throttle(refresh_counter(login.id)).count(session)
     if wait:
         raise TooManyAttempts(wait)
     secret = token_urlsafe(32)

@@ -30,7 +30,7 @@ class Limit:
     """After `free` attempts the client has to wait 1, 2, 4 ... seconds, `longest` at most.
 
     The count is reset when the `window` ends, which starts with the first attempt. With `most`,
-    each attempt starts the window anew, and after `most` attempts there is none until it ends.
+    each attempt restarts the window, and `most` attempts block further ones until it ends.
     """
 
     free: int
@@ -70,26 +70,26 @@ def make_counter(limit: Limit, *parts: str) -> Counter:
     return Counter(sha256("\0".join(parts).encode(errors="surrogatepass")).digest(), limit)
 
 
-def count_account(email: str) -> Counter:
+def account_counter(email: str) -> Counter:
     return make_counter(ACCOUNT, "account", email)
 
 
-def count_devices(user_id: UUID) -> Counter:
-    """Count the attempts with device tokens of an account, all devices together."""
+def device_counter(user_id: UUID) -> Counter:
+    """Make the counter of an account's attempts with device tokens, all devices together."""
     return make_counter(ACCOUNT, "devices", str(user_id))
 
 
-def count_change(user_id: UUID) -> Counter:
-    """Count attempts to change a password, which somebody with a stolen access token may try."""
+def change_counter(user_id: UUID) -> Counter:
+    """Make the counter of password changes, which a thief of an access token may try."""
     return make_counter(ACCOUNT, "change", str(user_id))
 
 
-def count_refresh(session_id: UUID) -> Counter:
+def refresh_counter(session_id: UUID) -> Counter:
     return make_counter(REFRESH, "refresh", str(session_id))
 
 
-def count_networks(limit: Limit, kind: str, network: str) -> list[Counter]:
-    """Count a client by its address, or an IPv6 client by its /64 and its /48 network."""
+def network_counters(limit: Limit, kind: str, network: str) -> list[Counter]:
+    """Make the counter of an IPv4 address, or those of an IPv6 client's /64 and /48 networks."""
     counters = [make_counter(limit, kind, network)]
     with suppress(ValueError):
         wide = IPv6Network(network).supernet(new_prefix=48)

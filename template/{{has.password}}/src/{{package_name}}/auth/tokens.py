@@ -43,7 +43,7 @@ class DeviceClaims:
     """The claims of a device token: its client has logged in as this user with this password."""
 
     user_id: UUID
-    password: str  # as `fingerprint` makes it
+    password: str  # the `fingerprint` of its hash
 
 
 class Tokens:

@@ -9,7 +9,7 @@ from . import sessions
 from .audit import Audit, Event
 from .models import User, UserSession
 from .schemas import AccountUpdate, Caller
-from .throttle import Throttle, count_account, count_devices
+from .throttle import Throttle, account_counter, device_counter
 
 
 class UserService:
@@ -36,7 +36,7 @@ class UserService:
     async def update(self, user_id: UUID, changes: AccountUpdate) -> User:
         """Change an account.
 
-        Deactivation ends its sessions. Activation resets its failed logins, also if it is active.
+        Deactivation ends its sessions. Activation resets its failed logins, even if it is active.
         """
         if user_id == self._admin.id:
             # So there is always an administrator.
@@ -73,4 +73,4 @@ class UserService:
 
 async def unlock(session: AsyncSession, user: User) -> bool:
     """Reset the failed logins of an account. Return whether there were any."""
-    return bool(await Throttle(count_account(user.email), count_devices(user.id)).reset(session))
+    return bool(await Throttle(account_counter(user.email), device_counter(user.id)).reset(session))
