@@ -141,7 +141,7 @@ class SessionRead(BaseModel):
     created_at: datetime
     refreshed_at: datetime
     expires_at: datetime
-    user_agent: str  # of the log-in
+    user_agent: str  # of the login
     is_current: bool
 
 

@@ -40,7 +40,7 @@ from .throttle import (
 )
 from .tokens import DeviceClaims, fingerprint
 
-# Built once, since they run with every authenticated request and every log-in.
+# Built once, since they run with every authenticated request and every login.
 FIND_CALLER = (
     select(User.id, User.email, User.role)
     .join(UserSession)
