@@ -454,6 +454,50 @@ def test_database_url_replaces_the_temporary_server(
     assert not (project / ".local").exists()
 
 
+VACUUMED = """
+from my_service.database_settings import parse_database_url
+
+from .conftest import execute
+
+FILL = (
+    "CREATE TABLE garbage (value int) WITH (autovacuum_vacuum_threshold = 1, "
+    "autovacuum_vacuum_cost_limit = 1, autovacuum_vacuum_cost_delay = 100)",
+    "INSERT INTO garbage SELECT generate_series(1, 400000)",
+    "DELETE FROM garbage WHERE value % 2 = 0",
+)
+WAIT = '''DO $$ BEGIN
+    WHILE NOT EXISTS (
+        SELECT FROM pg_stat_activity
+        WHERE datname = current_database() AND usesysid IS NULL -- autovacuum has no role
+    ) LOOP
+        PERFORM pg_sleep(0.05), pg_stat_clear_snapshot();
+    END LOOP;
+END $$'''
+
+
+async def test_garbage(scratch_url: str) -> None:
+    url = parse_database_url(scratch_url)
+    await execute(url, *FILL)  # a connection that ends, since it reports its garbage then
+    await execute(url, "SET statement_timeout = '60s'", WAIT)
+"""
+
+
+def test_databases_are_dropped_while_they_are_vacuumed(
+    template: Path, tmp_path: Path, temporary: Path
+) -> None:
+    project = render(template, tmp_path / "project", auth="none")
+    (project / "tests" / "test_vacuum.py").write_text(VACUUMED)
+    with running() as url:
+        [pid] = temporary.rglob("postmaster.pid")
+        with (pid.parent / "postgresql.auto.conf").open("a") as configuration:
+            configuration.write("autovacuum_naptime = '1s'\n")
+        os.kill(int(pid.read_text().split()[0]), signal.SIGHUP)
+        output = succeed(
+            project, UV, "run", "poe", "test", "tests/test_vacuum.py", DATABASE_URL=url
+        )
+    assert "1 passed in" in output
+
+
 def fail(project: Path, *command: str, **variables: str) -> str:
     done = run(project, *command, **variables)
     assert done.returncode == 1, done.stdout
