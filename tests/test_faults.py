@@ -610,7 +610,7 @@ def new_url(postgres: Postgres) -> Iterator[str]:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(identifier))
     yield postgres.url.replace("/app_test", f"/{name}")
     with postgres.connect(autocommit=True) as connection:
-        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(identifier))
+        connection.execute(sql.SQL("DROP DATABASE {}").format(identifier))
 
 
 @row("Two processes migrate at once")

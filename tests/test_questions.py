@@ -49,7 +49,7 @@ from harness import CHOICES, CONFIG, QUESTIONS, ROOT, render, run
         ({"description": "x" * 201}, "One line"),
         ({"description": " x"}, "One line"),
         ({"database": "mysql"}, "Invalid choice"),
-        ({"database": "none", "auth": "password"}, "database=asyncpg, or auth=oidc or none"),
+        ({"database": "none", "auth": "password"}, "database=asyncpg, or auth=oidc, or auth=none"),
     ],
 )
 def test_an_invalid_answer_is_refused_before_files_are_written(
