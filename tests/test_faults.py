@@ -610,6 +610,12 @@ def new_url(postgres: Postgres) -> Iterator[str]:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(identifier))
     yield postgres.url.replace("/app_test", f"/{name}")
     with postgres.connect(autocommit=True) as connection:
+        # Not `WITH (FORCE)`, which fails while autovacuum works on the database.
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = %s AND backend_type = 'client backend'",
+            [name],
+        )
         connection.execute(sql.SQL("DROP DATABASE {}").format(identifier))
 
 
