@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from textwrap import indent
+from types import CodeType
 from typing import Any
 
 import copier
@@ -25,6 +26,19 @@ QUESTIONS = {
     for name, question in CONFIG.items()
     if not name.startswith("_") and question.get("when") is not False
 }
+
+
+COMPILED: dict[object, CodeType] = {}
+
+
+def compile_once(
+    environment: Environment, source: str, name: str | None = None, filename: str | None = None
+) -> CodeType:
+    """Compile a template, or return what was compiled for another project."""
+    key = (environment.lexer, source, name, filename)
+    if key not in COMPILED:
+        COMPILED[key] = Environment.compile(environment, source, name, filename)
+    return COMPILED[key]
 
 
 # Jinja as Copier configures it for the template, with Copier's filters.
