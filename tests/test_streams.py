@@ -326,6 +326,7 @@ def test_a_reload_and_the_end_of_development_wait_for_no_stream(project: Path) -
         finally:
             process.kill()
     assert "requests cancelled" not in output
+    assert "shutdown timed out" not in output
     assert "Traceback" not in output
 
 
