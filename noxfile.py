@@ -22,7 +22,12 @@ EXAMPLES: dict[str, dict[str, str]] = {
     "oidc": {"auth": "oidc"},
     "minimal": {"database": "none", "auth": "none", "ci": "none"},
 }
-FAULTS = ("tests/test_faults.py", "tests/test_hostile.py", "tests/test_streams.py")
+FAULTS = (
+    "tests/test_faults.py",
+    "tests/test_mail.py",
+    "tests/test_hostile.py",
+    "tests/test_streams.py",
+)
 
 
 def run(session: nox.Session, *command: str) -> None:

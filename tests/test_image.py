@@ -41,6 +41,8 @@ SECRETS = {
     "AUTH_AUDIENCE": "my-service",
     "AUTH_ISSUER": "https://id.example.com",
     "AUTH_SECRET": token_hex(32),
+    "MAIL_SENDER": "Orders <no-reply@example.com>",
+    "MAIL_URL": f"smtps://orders:{token_hex(16)}@mail.example.com",
     "OWNER_PASSWORD": token_hex(16),
     "POSTGRES_PASSWORD": token_hex(16),
 }
