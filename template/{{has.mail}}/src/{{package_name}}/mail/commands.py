@@ -23,9 +23,8 @@ def send_test_mail(address: str) -> None:
     """Send a test message, to see whether the settings for mail work."""
     settings = read_settings(MailEnvironment)
     configure_logs(settings.log, settings.environment)
-    service = str(click.get_current_context().find_root().info_name)
     try:
-        asyncio.run(send(settings.mail, address, service))
+        asyncio.run(send(settings.mail, address))
     except AppError as error:
         raise click.ClickException(f"{error} Is {address} right?") from None
     except MailNotSent as error:
@@ -36,6 +35,6 @@ def send_test_mail(address: str) -> None:
         click.echo(f"The mail server has accepted a message to {address}.")
 
 
-async def send(settings: MailSettings, address: str, service: str) -> None:
+async def send(settings: MailSettings, address: str) -> None:
     async with open_mail(settings) as mail:
-        await mail.send(address, "test", service=service)
+        await mail.send(address, "test")

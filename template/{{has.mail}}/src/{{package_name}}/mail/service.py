@@ -18,7 +18,8 @@ from jinja2 import (
 from ..errors import Unprocessable
 from .addresses import parse_address
 
-TEMPLATES = Path(__file__).with_name("templates")
+MAX_LINE = 998  # characters (RFC 5322 section 2.1.1)
+FOLDER = Path(__file__).with_name("templates")
 
 # Sends a message, or raises `MailNotSent`.
 Transport = Callable[[EmailMessage], Awaitable[None]]
@@ -50,18 +51,23 @@ class Loader(FileSystemLoader):
 
 
 class Templates:
-    """Renders `name.txt`, whose first line is the subject, and `name.html` if there is one."""
+    """Renders `name.txt`, whose first line is the subject, and `name.html` if there is one.
 
-    def __init__(self, folder: Path) -> None:
+    All templates know `values`.
+    """
+
+    def __init__(self, folder: Path = FOLDER, **values: object) -> None:
         self._environment = Environment(
             autoescape=select_autoescape(["html"], default=False),
             keep_trailing_newline=True,
             loader=Loader(folder),
             undefined=StrictUndefined,
         )
+        self._values = values
 
     def render(self, name: str, values: dict[str, object]) -> tuple[str, str, str | None]:
         """Return the subject, the text and the HTML. A missing value is an `UndefinedError`."""
+        values = self._values | values
         try:
             page = self._environment.get_template(f"{name}.html")
         except TemplateNotFound as error:
@@ -82,12 +88,10 @@ class Mail:
     commands. `MailDep` sends after the response.
     """
 
-    def __init__(
-        self, sender: Address, transport: Transport, templates: Templates | None = None
-    ) -> None:
+    def __init__(self, sender: Address, transport: Transport, templates: Templates) -> None:
         self.sender = sender
         self.transport = transport
-        self.templates = templates or Templates(TEMPLATES)
+        self.templates = templates
 
     async def send(self, recipients: str | Sequence[str], template: str, **values: object) -> None:
         """Send one message to all recipients, who see each other's addresses.
@@ -112,7 +116,9 @@ class Mail:
         message["Date"] = localtime()
         message["Message-ID"] = make_msgid(domain=self.sender.domain)
         message["Auto-Submitted"] = "auto-generated"  # RFC 3834: against replies of absent people
-        message.set_content(text)
+        # By default, a text with a line of more than 78 characters is encoded, and files show that.
+        is_plain = text.isascii() and all(len(line) <= MAX_LINE for line in text.splitlines())
+        message.set_content(text, cte="7bit" if is_plain else None)
         if page is not None:
             message.add_alternative(page, subtype="html")
         return message

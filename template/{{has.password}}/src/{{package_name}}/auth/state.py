@@ -45,7 +45,7 @@ async def open_auth(settings: AuthSettings, database: Database) -> AsyncGenerato
 
 
 async def clean_up(database: Database, interval: int) -> None:
-    """Delete expired sessions and counters at intervals, until the task is cancelled."""
+    """Delete expired rows at intervals, until the task is cancelled."""
     while True:
         await asyncio.sleep(interval * uniform(0.5, 1.5))  # processes take turns  # noqa: S311
         try:

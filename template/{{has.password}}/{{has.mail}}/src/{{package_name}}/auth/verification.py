@@ -1,0 +1,212 @@
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import replace
+from typing import NoReturn
+from uuid import UUID
+
+import structlog
+from sqlalchemy import bindparam, select
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ..database import Database, utc_now
+from ..errors import AppError, BadRequest
+from ..logs import describe
+from ..mail.service import Mail, MailNotSent
+from . import email_tokens
+from .audit import Audit, Event
+from .email_tokens import Redeemed
+from .models import EmailToken, User
+from .passwords import check_words
+from .schemas import (
+    Caller,
+    EmailChange,
+    PasswordChange,
+    PasswordReset,
+    Proof,
+    Purpose,
+    ResetRequest,
+    UserCreate,
+)
+from .service import AuthService, EmailTaken, WeakPassword
+from .sessions import hash_token
+from .state import Auth
+from .throttle import MAIL, Throttle, account_counter, mail_counter, network_counters
+
+# Sends the token of a row by mail, once the transaction has been committed.
+SendLink = Callable[[AsyncSession, UUID], Awaitable[None]]
+
+VERIFIABLE: Collection[Purpose] = ("sign_up", "email_change", "email_revert")
+FIND_RESET = (
+    select(EmailToken.email)
+    .join(User, EmailToken.user_id == User.id)
+    .where(EmailToken.token_hash == bindparam("token_hash"), User.is_active)
+    .where(EmailToken.purpose == "password_reset", EmailToken.expires_at > bindparam("now"))
+)
+
+logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger()
+
+
+class InvalidEmailToken(BadRequest):
+    type = "urn:problem-type:invalid-email-token"
+    detail = "The link is not valid: it has expired, was used, or was replaced by a newer one."
+
+
+class VerificationService(AuthService):
+    """The part of `AuthService` that needs mail: it verifies who reads the mail of an address.
+
+    A request does the same work for each address, with an account or without one. What differs
+    happens when the mail is sent, after the response.
+    """
+
+    def __init__(
+        self, database: Database, auth: Auth, audit: Audit, mail: Mail, send_link: SendLink
+    ) -> None:
+        super().__init__(database, auth, audit)
+        self._mail = mail
+        self._send_link = send_link
+
+    async def sign_up(self, new: UserCreate) -> None:
+        """Send a link that creates the account, or say by mail that there is one."""
+        await self._count_request("sign_up")
+        hashed = await self._passwords.hash(new.password)
+        async with self._database.write.begin() as session:
+            await self._request(session, "sign_up", new.email, password_hash=hashed)
+
+    async def request_reset(self, request: ResetRequest) -> None:
+        await self._count_request("password_reset")
+        async with self._database.write.begin() as session:
+            await self._request(session, "password_reset", request.email)
+
+    async def request_email_change(self, user: Caller, change: EmailChange) -> None:
+        """Send a link to the new address, or raise `WrongPassword`."""
+        self._audit = replace(self._audit, actor=user.id)
+        await self._count_request("email_change")
+        account = await self._find_account(user.email)
+        with self._recording_refusal("email_change", account):
+            account = await self._confirm("email_change", user, account, change.current_password)
+            async with self._database.write.begin() as session:
+                await self._lock_confirmed(session, "email_change", account)
+                await self._request(session, "email_change", change.email, user_id=user.id)
+
+    async def _count_request(self, event: Event) -> None:
+        throttle = Throttle(*network_counters(MAIL, "mail", self._audit.client.network))
+        with self._recording_refusal(event):
+            await self._count(throttle)
+
+    async def _request(
+        self,
+        session: AsyncSession,
+        purpose: Purpose,
+        email: str,
+        *,
+        user_id: UUID | None = None,
+        password_hash: str = "",
+    ) -> None:
+        """Send a link, unless the address was sent too many. The client does not learn that."""
+        if await Throttle(mail_counter(purpose, email)).count(session):
+            return
+        is_reset = purpose == "password_reset"
+        settings = self._settings
+        token_id = await email_tokens.add(
+            session,
+            purpose,
+            email,
+            settings.reset_lifetime if is_reset else settings.verification_lifetime,
+            user_id=user_id,
+            password_hash=password_hash,
+        )
+        await self._send_link(session, token_id)
+
+    async def verify(self, proof: Proof) -> None:
+        """Create the account of a sign-up, or change the address of one.
+
+        Raise `InvalidEmailToken`, or `EmailTaken` if the address has another account by now.
+        """
+        token = proof.token.get_secret_value()
+        try:
+            async with self._database.write.begin() as session:
+                user = await email_tokens.lock_user(session, token)
+                row = await email_tokens.redeem(session, token, VERIFIABLE)
+                if row and row.purpose == "sign_up":
+                    await self._create(session, row)
+                elif row and user:
+                    await self._change_email(session, user, row)
+                else:
+                    self._audit.record_failure("verification", "invalid token")
+                    raise InvalidEmailToken
+        except IntegrityError as error:
+            self._audit.record_failure("verification", "address taken")
+            raise EmailTaken from error
+
+    async def _create(self, session: AsyncSession, row: Redeemed) -> None:
+        user = User(email=row.email, password_hash=row.password_hash)
+        session.add(user)
+        await session.flush()
+        await Throttle(account_counter(user.email)).reset(session)
+        self._audit.record_on_commit(session, "sign_up", subject=user.id, role=user.role)
+
+    async def _change_email(self, session: AsyncSession, user: User, row: Redeemed) -> None:
+        """Change the address, and send the old one a link that reverts that."""
+        audit = self._audit = replace(self._audit, actor=user.id)
+        await self._end_access(session, user, "address changed")
+        if row.purpose == email_tokens.REVERT:
+            await email_tokens.end_reverts(session, user.id, row.created_at)
+            audit.record_on_commit(session, "email_revert", subject=user.id)
+        else:
+            lifetime = self._settings.revert_lifetime
+            token_id = await email_tokens.add(
+                session, email_tokens.REVERT, user.email, lifetime, user_id=user.id
+            )
+            await self._send_link(session, token_id)
+            audit.record_on_commit(session, "email_change", subject=user.id)
+        user.email = row.email
+        await session.flush()
+        await Throttle(account_counter(user.email)).reset(session)
+
+    async def reset_password(self, reset: PasswordReset) -> None:
+        """Set a new password and end all login sessions, or raise `InvalidEmailToken`."""
+        token = reset.token.get_secret_value()
+        # So that no password is hashed for a token that is not valid.
+        key = {"token_hash": hash_token(token), "now": utc_now()}
+        row = await self._database.read_row(FIND_RESET, key, trust_replica=False)
+        if row is None:
+            self._refuse_reset()
+        try:
+            check_words(reset.new_password.get_secret_value(), row.email)
+        except ValueError as error:
+            raise WeakPassword(f"The new password {error}.") from None
+        hashed = await self._passwords.hash(reset.new_password)
+        async with self._database.write.begin() as session:
+            user = await email_tokens.lock_user(session, token)
+            row = await email_tokens.redeem(session, token, ["password_reset"])
+            if user is None or row is None:
+                self._refuse_reset()
+            self._audit = replace(self._audit, actor=user.id)
+            user.password_hash = hashed
+            await self._end_access(session, user, "password reset")
+            self._audit.record_on_commit(session, "password_reset", subject=user.id)
+        await self._mail.send(user.email, "auth/password_changed")
+
+    def _refuse_reset(self) -> NoReturn:
+        self._audit.record_failure("password_reset", "invalid token")
+        raise InvalidEmailToken
+
+    async def change_password(self, user: Caller, change: PasswordChange) -> None:
+        """Change the password, end all login sessions, and tell the owner by mail."""
+        await super().change_password(user, change)
+        await self._mail.send(user.email, "auth/password_changed")
+
+
+async def send_link(database: Database, mail: Mail, token_id: UUID) -> None:
+    """Make the token of a row and send it. A failure is a line in the log."""
+    template = None
+    try:
+        async with database.write.begin() as session:
+            letter = await email_tokens.issue(session, token_id)
+        if letter:
+            template = letter.template
+            await mail.send(letter.email, letter.template, **letter.values)
+    except MailNotSent as error:
+        logger.error("mail not sent", template=template, cause=str(error))
+    except (AppError, SQLAlchemyError) as error:
+        logger.error("mail not sent", template=template, cause=describe(error))
