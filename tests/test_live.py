@@ -115,10 +115,12 @@ def update(project: Path, url: str, **answers: str) -> list[str]:
 
 
 PASSWORD = {"database": "asyncpg", "auth": "password"}
+MAIL = PASSWORD | {"mail": "smtp"}
 OIDC = {"database": "asyncpg", "auth": "oidc"}
 ROWS: dict[str, list[LiteralString]] = {
     "password": [
-        "INSERT INTO users VALUES (gen_random_uuid(), 'a@b.c', '', 'user', true, now(), now())",
+        "INSERT INTO users SELECT id, id || '@b.c', '', 'user', true, now(), now() FROM "
+        "gen_random_uuid() AS id",
         "INSERT INTO items SELECT gen_random_uuid(), id, 'x', '', now(), now() FROM users",
     ],
     "oidc": ["INSERT INTO items VALUES (gen_random_uuid(), 'ada', 'x', '', now(), now())"],
@@ -126,10 +128,17 @@ ROWS: dict[str, list[LiteralString]] = {
 }
 
 
+TOKENS: LiteralString = """
+INSERT INTO email_tokens SELECT id, 'password_reset', email, id, '', '', now(), now(), now() FROM users
+"""
+
+
 # The first answers, the changed ones, and the branches removed by the change and by undoing it.
 CHANGES = [
     (PASSWORD, {"auth": "oidc"}, ["example", "auth"], ["example"]),
     (PASSWORD, {"auth": "none"}, ["example", "auth"], ["example"]),
+    (MAIL, {"mail": "none"}, ["mail"], list[str]()),
+    (MAIL, {"auth": "oidc"}, ["example", "mail", "auth"], ["example"]),
     (OIDC, {"auth": "none"}, ["example"], ["example"]),
     (OIDC, {"database": "none"}, ["example"], list[str]()),
 ]
@@ -156,6 +165,8 @@ def test_an_answer_can_change_on_a_database_with_data(
             dev(project, database, "my-service", "migrate")
             for statement in ROWS[answers["auth"]]:
                 query(database, statement)
+            if answers["auth"] == "password" and answers.get("mail") == "smtp":
+                query(database, TOKENS)
             assert "No new upgrade operations" in dev(project, database, "alembic", "check")
         assert query(database, "SELECT * FROM orders") == [("kept",)]
 
@@ -210,6 +221,36 @@ def test_login_sessions_of_the_first_release_continue(
         assert query(database, "SELECT * FROM user_sessions") == []
         for token in tokens:
             assert refresh(new_service, token["refresh_token"]).status_code == 400
+
+
+def test_accounts_remain_valid_with_and_without_mail(
+    releases: Path, database: str, tmp_path: Path
+) -> None:
+    variables = {
+        "DATABASE_URL": database,
+        "AUTH_SECRET": token_hex(32),
+        "MAIL_URL": "smtp://localhost:9",  # where no mail server listens
+        "MAIL_SENDER": "no-reply@example.com",
+        "MAIL_LINK_URL": "https://app.example.com",
+    }
+    account = {"email": "ada@example.com", "password": "correct horse battery"}
+    form = {"grant_type": "password", "username": account["email"]} | account
+    statuses: list[int] = []
+    project = start(releases, tmp_path / "project", **PASSWORD)
+    for mail, branches in (("none", []), ("smtp", []), ("none", ["mail"])):
+        assert update(project, database, mail=mail) == branches
+        succeed(project, UV, "sync", "--quiet")
+        dev(project, database, "my-service", "migrate")
+        service = Service(project, variables)
+        try:
+            assert eventually(service.answers), service.log
+            statuses.append(service.client.post("/v1/auth/users", json=account).status_code)
+            token = service.client.post("/v1/auth/token", data=form).json()["access_token"]
+            service.client.headers["Authorization"] = f"Bearer {token}"
+            assert service.client.get("/v1/auth/me").json()["email"] == account["email"]
+        finally:
+            assert service.stop() == 0
+    assert statuses == [201, 202, 409]
 
 
 @pytest.mark.parametrize("auth", ["password", "oidc"])
