@@ -8,7 +8,7 @@ so that two of them cannot wait for each other.
 """
 
 from collections.abc import Collection
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from secrets import token_urlsafe
 from typing import NamedTuple
 from uuid import UUID
@@ -84,8 +84,10 @@ async def issue(session: AsyncSession, token_id: UUID) -> Letter | None:
     elif user:
         await session.delete(row)
         template = "auth/account_exists"
-    times = {"requested_at": row.created_at, "expires_at": row.expires_at}
-    return Letter(row.email, template, {"token": token, **times})
+    values: dict[str, object] = {"token": token}
+    for name, time in (("requested_at", row.created_at), ("expires_at", row.expires_at)):
+        values[name] = f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    return Letter(row.email, template, values)
 
 
 async def lock_user(session: AsyncSession, token: str) -> User | None:
