@@ -295,6 +295,18 @@ def eventually(condition: Callable[[], bool]) -> bool:
     return condition()
 
 
+def read_mail(project: Path, email: str) -> str:
+    """Wait for a mail that `poe dev` writes for this address, and return it."""
+    files = f"*-{email}.eml"
+    folder = project / ".local" / "mail"
+    assert eventually(lambda: any(path.stat().st_size for path in folder.glob(files))), email
+    return max(folder.glob(files)).read_text()
+
+
+def read_token(project: Path, email: str) -> str:
+    return re.findall(r"#token=(\S+)$", read_mail(project, email), re.MULTILINE)[0]
+
+
 def make_environment(**variables: str) -> dict[str, str]:
     """Return the environment without variables that configure a service or a test runner."""
     example = (ROOT / "template" / ".env.example.jinja").read_text()
