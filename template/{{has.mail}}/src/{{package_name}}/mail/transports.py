@@ -88,12 +88,13 @@ class SmtpTransport:
         return f"in MAIL_URL cannot be used: {error}"
 
     def _quote(self, message: EmailMessage, *responses: tuple[int, str]) -> str:
-        """Quote what a server says, without addresses, the user and the password."""
+        """Quote what a server says, without addresses, links, the user and the password."""
         secrets = [address.username for address in list_recipients(message)]
         if self._server.user and self._server.password:
             secrets += [self._server.user, self._server.password.get_secret_value()]
         names = "|".join(map(re.escape, secrets))
-        secret = re.compile(rf"[^\s<]+@[^\s>]+|(?<!\w)({names})(?!\w)", re.IGNORECASE)
+        link = r"\w+://[^\s#]*#\S+"  # with a token, perhaps
+        secret = re.compile(rf"{link}|[^\s<]+@[^\s>]+|(?<!\w)({names})(?!\w)", re.IGNORECASE)
         texts = [f"{code} {secret.sub('[hidden]', text)}" for code, text in responses]
         return " ".join(", ".join(texts).split())[:300]
 

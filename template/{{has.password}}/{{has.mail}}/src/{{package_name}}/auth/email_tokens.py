@@ -48,11 +48,13 @@ async def add(
     It replaces the last one for the same purpose, but each sign-up remains: two of them may have
     different passwords, and only the owner of the address knows which one to open.
     """
+    older = delete(EmailToken).where(EmailToken.purpose == purpose)
+    if purpose != "email_change":
+        older = older.where(EmailToken.email == email)
+    if user_id:
+        older = older.where(EmailToken.user_id == user_id)
     if purpose != "sign_up":
-        is_same = EmailToken.email == email
-        if purpose == "email_change":
-            is_same = EmailToken.user_id == user_id
-        await session.execute(delete(EmailToken).where(EmailToken.purpose == purpose, is_same))
+        await session.execute(older)
     row = EmailToken(
         purpose=purpose,
         email=email,
@@ -70,10 +72,13 @@ async def issue(session: AsyncSession, token_id: UUID) -> Letter | None:
 
     Only here it matters whether the address has an account.
     """
+    email = select(EmailToken.email).where(EmailToken.id == token_id).scalar_subquery()
+    user = await session.scalar(
+        select(User).where(User.email == email).with_for_update(key_share=True)
+    )
     row = await session.get(EmailToken, token_id, with_for_update=True)
     if row is None or row.expires_at <= utc_now():
         return None
-    user = await session.scalar(select(User).where(User.email == row.email))
     token, template = token_urlsafe(32), f"auth/{row.purpose}"
     row.token_hash = hash_token(token)
     if row.purpose == "password_reset":
@@ -81,7 +86,7 @@ async def issue(session: AsyncSession, token_id: UUID) -> Letter | None:
             await session.delete(row)
             return None
         row.user_id = user.id
-    elif user:
+    elif user and row.purpose in {"sign_up", "email_change"}:
         await session.delete(row)
         template = "auth/account_exists"
     values: dict[str, object] = {"token": token}
@@ -116,6 +121,18 @@ async def redeem(
         EmailToken.created_at,
     )
     return (await session.execute(statement.returning(*columns))).one_or_none()
+
+
+async def must_renew_password(session: AsyncSession, user_id: UUID) -> bool:
+    """Whether a change of the address was reverted, and the password has not been reset since.
+
+    Whoever changed the address knows the password. Without this, they could change it again.
+    """
+    statement = select(EmailToken.id).where(EmailToken.user_id == user_id)
+    statement = statement.where(
+        EmailToken.purpose == "password_renewal", EmailToken.expires_at > utc_now()
+    )
+    return await session.scalar(statement) is not None
 
 
 async def end(session: AsyncSession, user_id: UUID) -> None:

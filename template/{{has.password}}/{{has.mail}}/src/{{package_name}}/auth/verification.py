@@ -36,11 +36,12 @@ from .throttle import MAIL, Throttle, account_counter, mail_counter, network_cou
 SendLink = Callable[[AsyncSession, UUID], Awaitable[None]]
 
 VERIFIABLE: Collection[Purpose] = ("sign_up", "email_change", "email_revert")
+RESETTING: Collection[Purpose] = ("password_reset", "password_renewal")
 FIND_RESET = (
     select(EmailToken.email)
     .join(User, EmailToken.user_id == User.id)
     .where(EmailToken.token_hash == bindparam("token_hash"), User.is_active)
-    .where(EmailToken.purpose == "password_reset", EmailToken.expires_at > bindparam("now"))
+    .where(EmailToken.purpose.in_(RESETTING), EmailToken.expires_at > bindparam("now"))
 )
 
 logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger()
@@ -146,22 +147,30 @@ class VerificationService(AuthService):
         self._audit.record_on_commit(session, "sign_up", subject=user.id, role=user.role)
 
     async def _change_email(self, session: AsyncSession, user: User, row: Redeemed) -> None:
-        """Change the address, and send the old one a link that reverts that."""
+        """Change the address, and send the old one a link that reverts that.
+
+        After a revert, send one for a new password, which only the owner can open.
+        """
         audit = self._audit = replace(self._audit, actor=user.id)
         await self._end_access(session, user, "address changed")
         if row.purpose == email_tokens.REVERT:
             await email_tokens.end_reverts(session, user.id, row.created_at)
+            await self._mail.send(user.email, "auth/email_reverted")
+            await self._send_to_user(session, "password_renewal", row.email, user)
             audit.record_on_commit(session, "email_revert", subject=user.id)
         else:
-            lifetime = self._settings.revert_lifetime
-            token_id = await email_tokens.add(
-                session, email_tokens.REVERT, user.email, lifetime, user_id=user.id
-            )
-            await self._send_link(session, token_id)
+            await self._send_to_user(session, email_tokens.REVERT, user.email, user)
             audit.record_on_commit(session, "email_change", subject=user.id)
         user.email = row.email
         await session.flush()
         await Throttle(account_counter(user.email)).reset(session)
+
+    async def _send_to_user(
+        self, session: AsyncSession, purpose: Purpose, email: str, user: User
+    ) -> None:
+        lifetime = self._settings.revert_lifetime
+        token_id = await email_tokens.add(session, purpose, email, lifetime, user_id=user.id)
+        await self._send_link(session, token_id)
 
     async def reset_password(self, reset: PasswordReset) -> None:
         """Set a new password and end all login sessions, or raise `InvalidEmailToken`."""
@@ -178,8 +187,8 @@ class VerificationService(AuthService):
         hashed = await self._passwords.hash(reset.new_password)
         async with self._database.write.begin() as session:
             user = await email_tokens.lock_user(session, token)
-            row = await email_tokens.redeem(session, token, ["password_reset"])
-            if user is None or row is None:
+            row = await email_tokens.redeem(session, token, RESETTING)
+            if user is None or row is None or user.email != row.email:
                 self._refuse_reset()
             self._audit = replace(self._audit, actor=user.id)
             user.password_hash = hashed
