@@ -143,6 +143,8 @@ def developing(project: Path) -> Generator[httpx2.Client]:
             os.killpg(process.pid, signal.SIGINT)
             output, _ = process.communicate(timeout=30)
     assert "Traceback" not in output, output
+    has_mail = (project / "src/my_service/mail").exists()
+    assert ("Mail is written to .local/mail/" in output) == has_mail
     # The team's own process, if the project has one.
     assert ("shipping" in output) == (project / "src/my_service/shipping").exists()
 

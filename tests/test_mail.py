@@ -49,7 +49,7 @@ def start(project: Path) -> Iterator[Start]:
 
         def start(port: int) -> Service:
             variables = {
-                "AUTH_SECRET": token_hex(32),  # which it ignores
+                "AUTH_SECRET": token_hex(32),  # which `Service` reads
                 "MAIL_SENDER": "no-reply@example.com",
                 "MAIL_URL": f"smtp://127.0.0.1:{port}",
             }

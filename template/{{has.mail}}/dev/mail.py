@@ -7,6 +7,6 @@ from contextlib import contextmanager
 
 @contextmanager
 def development_mail() -> Generator[dict[str, str]]:
-    """Print where mail goes without MAIL_URL. There is no server to start."""
+    """Print where messages go while MAIL_URL is not set. No server is started."""
     print("Mail is written to .local/mail/", file=sys.stderr)
     yield {}

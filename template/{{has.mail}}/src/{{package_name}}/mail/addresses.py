@@ -7,8 +7,8 @@ from email_validator import EmailNotValidError, validate_email
 def parse_address(text: str) -> Address:
     """Return an address with its domain in ASCII (IDNA), or raise `ValueError`.
 
-    The part before the @ may be quoted, and may not be ASCII (RFC 6531). There may be no name
-    before the address. The domain is not looked up.
+    The part before the @ may be quoted, and may contain other characters than ASCII (RFC 6531). A
+    name before the address is refused. The domain is not looked up.
     """
     try:
         valid = validate_email(text, allow_quoted_local=True, check_deliverability=False)

@@ -2,16 +2,15 @@ import asyncio
 
 import click
 
-from ..errors import AppError
 from ..groups import Environment, read_settings
 from ..logs import LogSettings, configure_logs
-from .service import MailNotSent
+from .service import InvalidMail, MailNotSent
 from .settings import MailSettings
-from .state import FOLDER, open_mail
+from .state import DEVELOPMENT_FOLDER, open_mail
 
 
 class MailEnvironment(Environment):
-    """The settings of a command that sends mail only."""
+    """The settings of a command that only sends mail."""
 
     log: LogSettings
     mail: MailSettings
@@ -25,12 +24,12 @@ def send_test_mail(address: str) -> None:
     configure_logs(settings.log, settings.environment)
     try:
         asyncio.run(send(settings.mail, address))
-    except AppError as error:
-        raise click.ClickException(f"{error} Is {address} right?") from None
+    except InvalidMail:
+        raise click.ClickException(f"{address} is not a valid address.") from None
     except MailNotSent as error:
         raise click.ClickException(f"No mail was sent, because {error}.") from None
     if settings.mail.url is None:
-        click.echo(f"The message is in {FOLDER}, since MAIL_URL is not set.")
+        click.echo(f"The message is in {DEVELOPMENT_FOLDER}, since MAIL_URL is not set.")
     else:
         click.echo(f"The mail server has accepted a message to {address}.")
 

@@ -24,9 +24,9 @@ class MailAfterResponse(Mail):
 
     async def send(self, recipients: str | Sequence[str], template: str, **values: object) -> None:
         message = self.make_message(recipients, template, values)
-        self._tasks.add_task(self.send_logged, message, template)
+        self._tasks.add_task(self._send_logged, message, template)
 
-    async def send_logged(self, message: EmailMessage, template: str) -> None:
+    async def _send_logged(self, message: EmailMessage, template: str) -> None:
         try:
             await self.transport(message)
         except MailNotSent as error:

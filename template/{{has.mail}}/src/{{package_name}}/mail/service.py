@@ -19,7 +19,7 @@ from ..errors import Unprocessable
 from .addresses import parse_address
 
 MAX_LINE = 998  # characters (RFC 5322 section 2.1.1)
-FOLDER = Path(__file__).with_name("templates")
+TEMPLATES = Path(__file__).with_name("templates")
 
 # Sends a message, or raises `MailNotSent`.
 Transport = Callable[[EmailMessage], Awaitable[None]]
@@ -53,10 +53,10 @@ class Loader(FileSystemLoader):
 class Templates:
     """Renders `name.txt`, whose first line is the subject, and `name.html` if there is one.
 
-    All templates know `values`.
+    `values` are available in all templates.
     """
 
-    def __init__(self, folder: Path = FOLDER, **values: object) -> None:
+    def __init__(self, folder: Path = TEMPLATES, **values: object) -> None:
         self._environment = Environment(
             autoescape=select_autoescape(["html"], default=False),
             keep_trailing_newline=True,
@@ -84,8 +84,8 @@ class Templates:
 class Mail:
     """Sends messages, each from a template in `templates/`.
 
-    A service takes a `Mail` in its constructor. That of the state sends before `send` returns, for
-    commands. `MailDep` sends after the response.
+    A service takes a `Mail` in its constructor. `MailDep` sends after the response. That of the
+    state, for WebSockets and commands, sends before `send` returns.
     """
 
     def __init__(self, sender: Address, transport: Transport, templates: Templates) -> None:
@@ -106,17 +106,18 @@ class Mail:
         addresses = [recipients] if isinstance(recipients, str) else recipients
         subject, text, page = self.templates.render(template, values)
         if re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", subject):
-            raise InvalidMail("The subject of a mail is one line, without control characters.")
+            raise InvalidMail("The subject of a message is one line, without control characters.")
         if not addresses or not subject.strip() or not text.strip():
-            raise InvalidMail("A mail needs a recipient, a subject and a text.")
+            raise InvalidMail("A message needs a recipient, a subject and a text.")
         message = EmailMessage()
         message["From"] = self.sender
-        message["To"] = [check_recipient(address) for address in addresses]
+        message["To"] = [parse_recipient(address) for address in addresses]
         message["Subject"] = subject.strip()
         message["Date"] = localtime()
         message["Message-ID"] = make_msgid(domain=self.sender.domain)
         message["Auto-Submitted"] = "auto-generated"  # RFC 3834: against replies of absent people
-        # By default, a text with a line of more than 78 characters is encoded, and files show that.
+        # By default, a line of more than 78 characters makes the text quoted-printable, which is
+        # hard to read in development.
         is_plain = text.isascii() and all(len(line) <= MAX_LINE for line in text.splitlines())
         message.set_content(text, cte="7bit" if is_plain else None)
         if page is not None:
@@ -124,7 +125,7 @@ class Mail:
         return message
 
 
-def check_recipient(text: str) -> Address:
+def parse_recipient(text: str) -> Address:
     try:
         return parse_address(text)
     except ValueError as error:

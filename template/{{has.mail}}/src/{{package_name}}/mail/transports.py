@@ -41,8 +41,8 @@ class SmtpTransport:
     def __init__(self, server: Server, time_limit: float) -> None:
         self._server = server
         self._time_limit = time_limit
-        needs_tls = server.has_tls or not server.is_local
-        # Once, since it reads all certificates of the system.
+        needs_tls = server.has_implicit_tls or not server.is_local
+        # Created once, since this reads all certificates of the system.
         self._tls = ssl.create_default_context() if needs_tls else None
 
     async def __call__(self, message: EmailMessage) -> None:
@@ -52,8 +52,8 @@ class SmtpTransport:
             port=server.port,
             username=server.user,
             password=server.password.get_secret_value() if server.password else None,
-            use_tls=server.has_tls,
-            start_tls=not server.has_tls and not server.is_local,
+            use_tls=server.has_implicit_tls,
+            start_tls=not server.has_implicit_tls and not server.is_local,
             tls_context=self._tls,
             timeout=self._time_limit,
         )

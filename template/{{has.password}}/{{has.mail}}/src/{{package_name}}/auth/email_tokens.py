@@ -22,12 +22,13 @@ from .schemas import Purpose
 from .sessions import hash_token
 
 REVERT: Purpose = "email_revert"
+RENEWAL: Purpose = "password_renewal"
 # The purpose, the address, the password's hash, and when it was requested.
-Redeemed = Row[Purpose, str, str, datetime]
+RedeemedToken = Row[Purpose, str, str, datetime]
 
 
-class Letter(NamedTuple):
-    """A mail: a template of `mail/templates/` and its values."""
+class Message(NamedTuple):
+    """A template of `mail/templates/`, and its values."""
 
     email: str
     template: str
@@ -45,16 +46,17 @@ async def add(
 ) -> UUID:
     """Add a row without a token, and return its id. It expires after `lifetime` seconds.
 
-    It replaces the last one for the same purpose, but each sign-up remains: two of them may have
-    different passwords, and only the owner of the address knows which one to open.
+    It replaces an older row for the same purpose and address; a change of address also replaces one
+    to another address. A sign-up replaces nothing: two of them may have different passwords, and
+    only the owner of the address knows which link to open.
     """
-    older = delete(EmailToken).where(EmailToken.purpose == purpose)
-    if purpose != "email_change":
-        older = older.where(EmailToken.email == email)
-    if user_id:
-        older = older.where(EmailToken.user_id == user_id)
     if purpose != "sign_up":
-        await session.execute(older)
+        statement = delete(EmailToken).where(EmailToken.purpose == purpose)
+        if user_id:
+            statement = statement.where(EmailToken.user_id == user_id)
+        if purpose != "email_change":
+            statement = statement.where(EmailToken.email == email)
+        await session.execute(statement)
     row = EmailToken(
         purpose=purpose,
         email=email,
@@ -67,10 +69,10 @@ async def add(
     return row.id
 
 
-async def issue(session: AsyncSession, token_id: UUID) -> Letter | None:
-    """Make the token of a row. Return the mail to send, or None if there is none.
+async def issue(session: AsyncSession, token_id: UUID) -> Message | None:
+    """Make the token of a row. Return the message to send, or None if there is none.
 
-    Only here it matters whether the address has an account.
+    This is the only place where it matters whether the address has an account.
     """
     email = select(EmailToken.email).where(EmailToken.id == token_id).scalar_subquery()
     user = await session.scalar(
@@ -79,8 +81,7 @@ async def issue(session: AsyncSession, token_id: UUID) -> Letter | None:
     row = await session.get(EmailToken, token_id, with_for_update=True)
     if row is None or row.expires_at <= utc_now():
         return None
-    token, template = token_urlsafe(32), f"auth/{row.purpose}"
-    row.token_hash = hash_token(token)
+    requested_at = format_time(row.created_at)
     if row.purpose == "password_reset":
         if user is None or not user.is_active:
             await session.delete(row)
@@ -88,11 +89,16 @@ async def issue(session: AsyncSession, token_id: UUID) -> Letter | None:
         row.user_id = user.id
     elif user and row.purpose in {"sign_up", "email_change"}:
         await session.delete(row)
-        template = "auth/account_exists"
-    values: dict[str, object] = {"token": token}
-    for name, time in (("requested_at", row.created_at), ("expires_at", row.expires_at)):
-        values[name] = f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-    return Letter(row.email, template, values)
+        return Message(row.email, "auth/account_exists", {"requested_at": requested_at})
+    token = token_urlsafe(32)
+    row.token_hash = hash_token(token)
+    values: dict[str, object] = {"token": token, "requested_at": requested_at}
+    values["expires_at"] = format_time(row.expires_at)
+    return Message(row.email, f"auth/{row.purpose}", values)
+
+
+def format_time(time: datetime) -> str:
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 async def lock_user(session: AsyncSession, token: str) -> User | None:
@@ -104,7 +110,7 @@ async def lock_user(session: AsyncSession, token: str) -> User | None:
 
 async def redeem(
     session: AsyncSession, token: str, purposes: Collection[Purpose]
-) -> Redeemed | None:
+) -> RedeemedToken | None:
     """Delete the row of a token and return it, or None if the token is not valid.
 
     Of several requests with one token, only the first gets the row. A rollback restores it.
@@ -124,21 +130,21 @@ async def redeem(
 
 
 async def must_renew_password(session: AsyncSession, user_id: UUID) -> bool:
-    """Whether a change of the address was reverted, and the password has not been reset since.
+    """Return whether a change of address was reverted, and the password was not reset since.
 
-    Whoever changed the address knows the password. Without this, they could change it again.
+    Whoever changed the address knows the password. Otherwise, they could change it again.
     """
     statement = select(EmailToken.id).where(EmailToken.user_id == user_id)
-    statement = statement.where(
-        EmailToken.purpose == "password_renewal", EmailToken.expires_at > utc_now()
-    )
+    statement = statement.where(EmailToken.purpose == RENEWAL, EmailToken.expires_at > utc_now())
     return await session.scalar(statement) is not None
 
 
-async def end(session: AsyncSession, user_id: UUID) -> None:
-    """Delete the tokens of a user, except those that revert a change of the address."""
+async def end(
+    session: AsyncSession, user_id: UUID, *, kept: Collection[Purpose] = (REVERT, RENEWAL)
+) -> None:
+    """Delete the tokens of a user, except those that help its owner against a thief."""
     statement = delete(EmailToken).where(EmailToken.user_id == user_id)
-    await session.execute(statement.where(EmailToken.purpose != REVERT))
+    await session.execute(statement.where(EmailToken.purpose.not_in(kept)))
 
 
 async def end_reverts(session: AsyncSession, user_id: UUID, since: datetime) -> None:

@@ -14,7 +14,7 @@ from ..logs import describe
 from ..mail.service import Mail, MailNotSent
 from . import email_tokens
 from .audit import Audit, Event
-from .email_tokens import Redeemed
+from .email_tokens import RENEWAL, REVERT, RedeemedToken
 from .models import EmailToken, User
 from .passwords import check_words
 from .schemas import (
@@ -22,26 +22,27 @@ from .schemas import (
     EmailChange,
     PasswordChange,
     PasswordReset,
-    Proof,
     Purpose,
     ResetRequest,
     UserCreate,
+    VerificationRequest,
 )
 from .service import AuthService, EmailTaken, WeakPassword
 from .sessions import hash_token
 from .state import Auth
 from .throttle import MAIL, Throttle, account_counter, mail_counter, network_counters
 
-# Sends the token of a row by mail, once the transaction has been committed.
+# Arranges that the token of a row is sent after the commit. The session is for an implementation
+# that stores a job.
 SendLink = Callable[[AsyncSession, UUID], Awaitable[None]]
 
-VERIFIABLE: Collection[Purpose] = ("sign_up", "email_change", "email_revert")
-RESETTING: Collection[Purpose] = ("password_reset", "password_renewal")
+VERIFICATION_PURPOSES: Collection[Purpose] = ("sign_up", "email_change", REVERT)
+RESET_PURPOSES: Collection[Purpose] = ("password_reset", RENEWAL)
 FIND_RESET = (
     select(EmailToken.email)
     .join(User, EmailToken.user_id == User.id)
     .where(EmailToken.token_hash == bindparam("token_hash"), User.is_active)
-    .where(EmailToken.purpose.in_(RESETTING), EmailToken.expires_at > bindparam("now"))
+    .where(EmailToken.purpose.in_(RESET_PURPOSES), EmailToken.expires_at > bindparam("now"))
 )
 
 logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger()
@@ -53,7 +54,7 @@ class InvalidEmailToken(BadRequest):
 
 
 class VerificationService(AuthService):
-    """The part of `AuthService` that needs mail: it verifies who reads the mail of an address.
+    """`AuthService` with mail: it verifies that users can read the mail of their address.
 
     A request does the same work for each address, with an account or without one. What differs
     happens when the mail is sent, after the response.
@@ -65,18 +66,26 @@ class VerificationService(AuthService):
         super().__init__(database, auth, audit)
         self._mail = mail
         self._send_link = send_link
+        settings = auth.settings
+        self._lifetimes: dict[Purpose, int] = {
+            "sign_up": settings.verification_lifetime,
+            "email_change": settings.verification_lifetime,
+            "password_reset": settings.reset_lifetime,
+            REVERT: settings.revert_lifetime,
+            RENEWAL: settings.revert_lifetime,
+        }
 
     async def sign_up(self, new: UserCreate) -> None:
         """Send a link that creates the account, or say by mail that there is one."""
         await self._count_request("sign_up")
         hashed = await self._passwords.hash(new.password)
         async with self._database.write.begin() as session:
-            await self._request(session, "sign_up", new.email, password_hash=hashed)
+            await self._send_unless_limited(session, "sign_up", new.email, password_hash=hashed)
 
     async def request_reset(self, request: ResetRequest) -> None:
         await self._count_request("password_reset")
         async with self._database.write.begin() as session:
-            await self._request(session, "password_reset", request.email)
+            await self._send_unless_limited(session, "password_reset", request.email)
 
     async def request_email_change(self, user: Caller, change: EmailChange) -> None:
         """Send a link to the new address, or raise `WrongPassword`."""
@@ -87,14 +96,16 @@ class VerificationService(AuthService):
             account = await self._confirm("email_change", user, account, change.current_password)
             async with self._database.write.begin() as session:
                 await self._lock_confirmed(session, "email_change", account)
-                await self._request(session, "email_change", change.email, user_id=user.id)
+                await self._send_unless_limited(
+                    session, "email_change", change.email, user_id=user.id
+                )
 
     async def _count_request(self, event: Event) -> None:
         throttle = Throttle(*network_counters(MAIL, "mail", self._audit.client.network))
         with self._recording_refusal(event):
             await self._count(throttle)
 
-    async def _request(
+    async def _send_unless_limited(
         self,
         session: AsyncSession,
         purpose: Purpose,
@@ -103,31 +114,34 @@ class VerificationService(AuthService):
         user_id: UUID | None = None,
         password_hash: str = "",
     ) -> None:
-        """Send a link, unless the address was sent too many. The client does not learn that."""
-        if await Throttle(mail_counter(purpose, email)).count(session):
-            return
-        is_reset = purpose == "password_reset"
-        settings = self._settings
+        """Send a link, unless too many were sent to the address. The response is the same."""
+        if not await Throttle(mail_counter(purpose, email)).count(session):
+            await self._send(session, purpose, email, user_id, password_hash)
+
+    async def _send(
+        self,
+        session: AsyncSession,
+        purpose: Purpose,
+        email: str,
+        user_id: UUID | None,
+        password_hash: str = "",
+    ) -> None:
+        lifetime = self._lifetimes[purpose]
         token_id = await email_tokens.add(
-            session,
-            purpose,
-            email,
-            settings.reset_lifetime if is_reset else settings.verification_lifetime,
-            user_id=user_id,
-            password_hash=password_hash,
+            session, purpose, email, lifetime, user_id=user_id, password_hash=password_hash
         )
         await self._send_link(session, token_id)
 
-    async def verify(self, proof: Proof) -> None:
+    async def verify(self, request: VerificationRequest) -> None:
         """Create the account of a sign-up, or change the address of one.
 
         Raise `InvalidEmailToken`, or `EmailTaken` if the address has another account by now.
         """
-        token = proof.token.get_secret_value()
+        token = request.token.get_secret_value()
         try:
             async with self._database.write.begin() as session:
                 user = await email_tokens.lock_user(session, token)
-                row = await email_tokens.redeem(session, token, VERIFIABLE)
+                row = await email_tokens.redeem(session, token, VERIFICATION_PURPOSES)
                 if row and row.purpose == "sign_up":
                     await self._create(session, row)
                 elif row and user:
@@ -139,38 +153,31 @@ class VerificationService(AuthService):
             self._audit.record_failure("verification", "address taken")
             raise EmailTaken from error
 
-    async def _create(self, session: AsyncSession, row: Redeemed) -> None:
+    async def _create(self, session: AsyncSession, row: RedeemedToken) -> None:
         user = User(email=row.email, password_hash=row.password_hash)
         session.add(user)
         await session.flush()
         await Throttle(account_counter(user.email)).reset(session)
         self._audit.record_on_commit(session, "sign_up", subject=user.id, role=user.role)
 
-    async def _change_email(self, session: AsyncSession, user: User, row: Redeemed) -> None:
-        """Change the address, and send the old one a link that reverts that.
-
-        After a revert, send one for a new password, which only the owner can open.
-        """
+    async def _change_email(self, session: AsyncSession, user: User, row: RedeemedToken) -> None:
         audit = self._audit = replace(self._audit, actor=user.id)
         await self._end_access(session, user, "address changed")
-        if row.purpose == email_tokens.REVERT:
-            await email_tokens.end_reverts(session, user.id, row.created_at)
-            await self._mail.send(user.email, "auth/email_reverted")
-            await self._send_to_user(session, "password_renewal", row.email, user)
+        if row.purpose == REVERT:
+            await self._finish_revert(session, user, row)
             audit.record_on_commit(session, "email_revert", subject=user.id)
         else:
-            await self._send_to_user(session, email_tokens.REVERT, user.email, user)
+            await self._send(session, REVERT, user.email, user.id)
             audit.record_on_commit(session, "email_change", subject=user.id)
         user.email = row.email
         await session.flush()
         await Throttle(account_counter(user.email)).reset(session)
 
-    async def _send_to_user(
-        self, session: AsyncSession, purpose: Purpose, email: str, user: User
-    ) -> None:
-        lifetime = self._settings.revert_lifetime
-        token_id = await email_tokens.add(session, purpose, email, lifetime, user_id=user.id)
-        await self._send_link(session, token_id)
+    async def _finish_revert(self, session: AsyncSession, user: User, row: RedeemedToken) -> None:
+        """Require a new password, since whoever changed the address knows this one."""
+        await email_tokens.end_reverts(session, user.id, row.created_at)
+        await self._mail.send(user.email, "auth/email_reverted")
+        await self._send(session, RENEWAL, row.email, user.id)
 
     async def reset_password(self, reset: PasswordReset) -> None:
         """Set a new password and end all login sessions, or raise `InvalidEmailToken`."""
@@ -187,12 +194,13 @@ class VerificationService(AuthService):
         hashed = await self._passwords.hash(reset.new_password)
         async with self._database.write.begin() as session:
             user = await email_tokens.lock_user(session, token)
-            row = await email_tokens.redeem(session, token, RESETTING)
+            row = await email_tokens.redeem(session, token, RESET_PURPOSES)
             if user is None or row is None or user.email != row.email:
                 self._refuse_reset()
             self._audit = replace(self._audit, actor=user.id)
             user.password_hash = hashed
             await self._end_access(session, user, "password reset")
+            await email_tokens.end(session, user.id, kept=[REVERT])
             self._audit.record_on_commit(session, "password_reset", subject=user.id)
         await self._mail.send(user.email, "auth/password_changed")
 
@@ -211,10 +219,10 @@ async def send_link(database: Database, mail: Mail, token_id: UUID) -> None:
     template = None
     try:
         async with database.write.begin() as session:
-            letter = await email_tokens.issue(session, token_id)
-        if letter:
-            template = letter.template
-            await mail.send(letter.email, letter.template, **letter.values)
+            message = await email_tokens.issue(session, token_id)
+        if message:
+            template = message.template
+            await mail.send(message.email, template, **message.values)
     except MailNotSent as error:
         logger.error("mail not sent", template=template, cause=str(error))
     except (AppError, SQLAlchemyError) as error:
