@@ -2,8 +2,6 @@
 
 import os
 import re
-from contextlib import suppress
-from ipaddress import ip_address
 from ssl import CERT_NONE, PROTOCOL_TLS_CLIENT, SSLContext
 from typing import Annotated, Literal
 from urllib.parse import quote, unquote
@@ -14,7 +12,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.util import to_list
 
-from .groups import PLACEHOLDER, Group, check_certificates
+from .groups import PLACEHOLDER, Group, check_certificates, is_this_machine
 
 # Of libpq, whose documentation explains them.
 TLS_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
@@ -164,9 +162,3 @@ def is_local(url: URL) -> bool:
     """Return whether all servers are on this machine: loopback addresses or Unix sockets."""
     hosts = [host for host, _ in list_addresses(url)]
     return all(map(is_this_machine, hosts or (os.environ.get("PGHOST") or "/").split(",")))
-
-
-def is_this_machine(host: str) -> bool:
-    with suppress(ValueError):
-        return ip_address(host).is_loopback
-    return host == "localhost" or host.startswith("/")
