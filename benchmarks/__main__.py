@@ -17,7 +17,7 @@ from typing import Any
 
 from harness import succeed
 
-from . import HERE, growth, own, page
+from . import HERE, growth, own, page, queues
 from .servers import CORES, NAMES, OTHERS, Bench, Server, running
 from .work import WORK, WORKS, Sample, Work, measure
 
@@ -31,6 +31,8 @@ def main(options: Namespace) -> None:
     folder = Path(mkdtemp(prefix="benchmarks-")) if options.quick else HERE
     if options.suite:
         keep(folder, read(folder) | {"suite": own.measure_suite()})
+    elif options.queues:
+        keep(folder, read(HERE) | {"queues": queues.measure_all(options.jobs)})
     elif not options.page:
         if not shutil.which("wrk"):
             sys.exit("The load comes from wrk: apt install wrk, or brew install wrk.")
@@ -65,6 +67,7 @@ def measure_all(bench: Bench, options: Namespace) -> Iterator[dict[str, Any]]:
     yield {"growth": growth.measure_all(bench, seconds, options.rows, options.requests)}
     os.sched_setaffinity(0, CORES)
     yield {"own": own.measure_all(bench)}
+    yield {"queues": queues.measure_all(options.jobs)}
 
 
 def describe(bench: Bench, options: Namespace) -> dict[str, Any]:
@@ -142,13 +145,16 @@ def parse() -> Namespace:
     parser.add_argument("--page", action="store_true", help="write the page of the last results")
     parser.add_argument("--suite", action="store_true", help="add what the template's tests take")
     parser.add_argument("--fairness", action="store_true", help="measure the pool's fairness anew")
+    parser.add_argument("--queues", action="store_true", help="measure only the queues of jobs")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3, help="of one kind of work")
     parser.add_argument("--rows", type=int, default=1_000_000, help="for the last page")
     parser.add_argument("--requests", type=int, default=1_000_000, help="for the memory")
+    parser.add_argument("--jobs", type=int, default=2000, help="for the queues")
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.seconds, options.rows, options.requests = 1, 1, 10_000, 20_000
+        options.jobs = 200
     return options
 
 

@@ -6,6 +6,7 @@ from statistics import median
 from typing import Any
 
 from . import HERE
+from .queues import PROCRASTINATE
 from .servers import NAMES
 from .work import WORKS
 
@@ -24,6 +25,7 @@ turn. Each figure is the median of the rounds; rounds with errors do not count.
     uvx nox -s benchmarks -- --quick    # a short run that writes the page to another folder
     uvx nox -s benchmarks -- --suite    # also measures the template's own tests
     uvx nox -s benchmarks -- --fairness # measures only the waits for connections again
+    uvx nox -s benchmarks -- --queues   # measures only the queues of jobs again
     uvx nox -s benchmarks -- --page     # writes this page again, after a change of findings.md
 """
 
@@ -75,6 +77,7 @@ def write(folder: Path) -> None:
         describe_fairness(data["fairness"]),
         describe_scaling(data["scaling"], data["about"]["cores"]),
         describe_growth(data["growth"]),
+        describe_queues(data["queues"]),
         describe_own(data["own"] | data.get("suite", {})),
         (HERE / "findings.md").read_text(),
     ]
@@ -247,6 +250,24 @@ def compared(cases: dict[str, Any]) -> list[list[object]]:
         [name, ratio, cases["rate"][name], cases["cpu"][name]]
         for name, ratio in cases["ratio"].items()
     ]
+
+
+def describe_queues(rounds: list[dict[str, dict[str, float]]]) -> str:
+    rows: list[list[object]] = []
+    for figure in rounds[0]["keel"]:
+        own, others = (
+            [queues[name][figure] for queues in rounds] for name in ("keel", "procrastinate")
+        )
+        ratio = median(mine / other for mine, other in zip(own, others, strict=True))
+        rows.append([figure, median(own), median(others), ratio])
+    return f"""## Jobs
+
+The queue of `jobs: postgres` beside [procrastinate](https://procrastinate.readthedocs.io/) {PROCRASTINATE}, in one database, measured in turn. Both are
+added by SQLAlchemy and asyncpg in transactions of the service; workers are processes that run 10 jobs at once, and a job only
+writes a line with the time of its start. PostgreSQL runs without fsync. A ratio above 1 is better for jobs per second, below 1 for milliseconds. With 2 cores, the workers and
+the database share them.
+
+{table(["", "keel", "procrastinate", "ratio"], rows)}"""
 
 
 def describe_own(seconds: dict[str, float]) -> str:
