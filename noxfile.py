@@ -24,6 +24,7 @@ EXAMPLES: dict[str, dict[str, str]] = {
 }
 FAULTS = (
     "tests/test_faults.py",
+    "tests/test_jobs.py",
     "tests/test_mail.py",
     "tests/test_hostile.py",
     "tests/test_streams.py",
@@ -67,6 +68,13 @@ def updates(session: nox.Session) -> None:
 def faults(session: nox.Session) -> None:
     """Test services while their servers fail, under overload, and with malformed requests."""
     run(session, "pytest", "--numprocesses=2", "--dist=loadgroup", *FAULTS)
+
+
+@nox.session(default=False)
+def crashes(session: nox.Session) -> None:
+    """Kill, stop and block the workers of jobs twenty times, instead of three."""
+    session.env["ROUNDS"] = "20"
+    run(session, "pytest", "tests/test_jobs.py")
 
 
 @nox.session

@@ -200,9 +200,11 @@ SOURCES = [
     for path in (ROOT / "template").rglob("*")
     if path.is_file() and not set(CACHES).intersection(path.parts)
 ]
-ROWS = choose_rows(*CHOICES, "names")
 # The first value of each choice.
 DEFAULTS = {question: values[0] for question, values in CHOICES.items()}
+ROWS = choose_rows(*CHOICES, "names")
+# A file depends on three answers: jobs of accounts, without mail.
+ROWS.append(DEFAULTS | {"jobs": "postgres"})
 
 
 def take_snapshot(folder: Path) -> Path:
@@ -288,8 +290,8 @@ def add_lines(path: Path, point: str, lines: str, which: int = 0) -> None:
     path.write_text(text[: place.end()] + block + text[place.end() :])
 
 
-def eventually(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 20
+def eventually(condition: Callable[[], bool], seconds: float = 20) -> bool:
+    deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)
     return condition()

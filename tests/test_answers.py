@@ -42,11 +42,13 @@ def find_targets(question: str) -> set[str]:
 
 def vary(question: str) -> Iterator[tuple[Answers, Answers]]:
     """Yield pairs of answers that differ in this question only."""
-    for answers in choose_rows(*CHOICES):
+    # What two features share may depend on a third one.
+    strength = 3 if question in CHOICES and question != "ci" else 2
+    for answers in choose_rows(*CHOICES, strength=strength):
         if question in OTHER:
             yield answers, answers | {question: OTHER[question]}
         for variant in (answers | {question: value} for value in CHOICES.get(question, [])):
-            if answers[question] < variant[question] and is_possible(variant):
+            if answers[question] != variant[question] and is_possible(variant):
                 yield answers, variant
 
 

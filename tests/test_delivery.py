@@ -185,8 +185,10 @@ def test_compose_limits_what_services_may_do(project: Path) -> None:
     (package,) = (project / "src").iterdir()
     code = (package / "cli.py").read_text() + (package / "server.py").read_text()
     grace = re.findall(r'"--grace",\s+default=(\d+)|^CLOSING = (\d+)', code, re.MULTILINE)
-    seconds = sum(int(number) for numbers in grace for number in numbers if number)
-    assert seconds < int(services["service"]["stop_grace_period"].removesuffix("s"))
+    # `serve` and `work` have the same grace.
+    seconds = sum(int(number) for numbers in {*grace} for number in numbers if number)
+    for service in (services["service"], services.get("worker", services["service"])):
+        assert seconds < int(service["stop_grace_period"].removesuffix("s"))
 
 
 def test_the_service_has_the_same_rights_in_development_and_tests(

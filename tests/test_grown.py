@@ -99,6 +99,10 @@ RECEIPTS = [
     Place(APP, "imports", "from .receipts.router import router as receipts"),
     Place(APP, "routers", 'app.include_router(receipts, prefix="/v1")'),
 ]
+REMINDERS = [
+    Place(APP, "imports", "from .reminders.router import router as reminders"),
+    Place(APP, "routers", 'app.include_router(reminders, prefix="/v1")'),
+]
 ORDERS = [
     Place("migrations/env.py", "options", "compare_server_default=True,"),
     Place(APP, "imports", "from .orders.router import router as orders"),
@@ -216,9 +220,12 @@ def test_an_extended_project_updates_to_the_next_release(
 ) -> None:
     project = start(releases, tmp_path / "project", CURRENT, **row)
     has_orders, has_mail = row["database"] != "none", row["mail"] != "none"
+    has_jobs = row["jobs"] != "none"
     lay(project, "features", FEATURES, "isolated" if has_orders else "state")
     if has_mail:
         lay(project, "receipts", RECEIPTS)
+    if has_jobs:
+        lay(project, "reminders", REMINDERS)
     if has_orders:
         lay(project, "orders", ORDERS)
         [orders] = migration(project, "add orders")
@@ -240,6 +247,9 @@ def test_an_extended_project_updates_to_the_next_release(
             receipt = {"address": "bob@example.com", "number": 7}
             assert client.post("/v1/receipts", json=receipt).status_code == 202
             assert "received your order 7" in read_mail(project, receipt["address"])
+        if has_jobs:
+            assert client.post("/v1/reminders", json={"text": "pay"}).status_code == 202
+            assert eventually(lambda: client.get("/v1/reminders").json() == ["pay"])
         if has_orders:
             assert client.post(f"{path}/{kept[0]['id']}/ship").json()["status"] == "shipped"
             kept[0]["status"] = "shipped"

@@ -2,13 +2,14 @@
 
 import gzip
 import json
+import os
 import re
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import repeat
 from pathlib import Path
 from secrets import token_hex
@@ -16,8 +17,18 @@ from typing import Any
 
 import httpx2
 import pytest
-from breakable import Service, row
-from harness import UV, choose_rows, eventually, find_questions, group, name, render, run
+from breakable import COMMAND, Service, row
+from harness import (
+    UV,
+    choose_rows,
+    eventually,
+    find_questions,
+    group,
+    make_environment,
+    name,
+    render,
+    run,
+)
 from postgres import HOST
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
@@ -46,12 +57,28 @@ def service(
         stack.callback(service.stop)
         # A first start compiles every module, creates a database and migrates it.
         assert any(eventually(service.answers) for _ in range(3)), service.log
+        if shape["jobs"] != "none":
+            stack.enter_context(working(project, service))
         if shape["auth"] == "password":
             service.log_in()
         elif shape["auth"] == "oidc":
             log_in_at_the_provider(service)
         yield service
     assert "[error" not in service.log
+
+
+@contextmanager
+def working(project: Path, service: Service) -> Iterator[None]:
+    """Run a worker for the service, which sends its mail."""
+    environment = make_environment(
+        PATH=f"{project / '.venv/bin'}:{os.environ['PATH']}", **service.variables
+    )
+    command = [*service.runner, COMMAND, "work"]
+    with subprocess.Popen(command, cwd=project, env=environment) as process:
+        try:
+            yield
+        finally:
+            process.terminate()
 
 
 def log_in_at_the_provider(service: Service) -> None:

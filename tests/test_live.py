@@ -145,7 +145,7 @@ CHANGES = [
 
 def test_each_question_with_tables_is_changed() -> None:
     questions = {question for _, changes, *_ in CHANGES for question in changes}
-    questions.add("mail")  # in `test_accounts_remain_valid_with_and_without_mail`
+    questions |= {"mail", "jobs"}  # in `test_accounts_remain_valid_with_and_without_mail`
     assert questions == {*find_questions("migrations/versions/*")}
 
 
@@ -256,7 +256,12 @@ def test_accounts_remain_valid_with_and_without_mail(
     assert sign_up_and_log_in() == 201
     assert update(project, database, mail="smtp") == []
     assert sign_up_and_log_in() == 202
-    assert update(project, database, mail="none") == ["mail"]
+    assert update(project, database, jobs="postgres") == []
+    assert sign_up_and_log_in() == 202
+    # The mail of the sign-up waits for a worker.
+    waiting = "SELECT count(*) FROM jobs WHERE schedule IS NULL"
+    assert query(database, waiting) == [(1,)]
+    assert {*update(project, database, mail="none", jobs="none")} == {"mail", "jobs"}
     assert sign_up_and_log_in() == 409
 
 

@@ -154,6 +154,8 @@ WORDS = {
     r"|anonymous|principal|\badmin",
     "password": r"argon|sign.?up|create.?admin|current.?user|auth_secret|\bemail\b(?![.-]| import)",
     "oidc": r"oidc|openid|jwks|discovery|dev.provider",
+    "jobs": r"cronsim|JobsDep|jobs\.md|JOBS_|@job\b|\.jobs\b|\bjobs[/_]",
+    "tasks": r"clean-?up.interval|clean-up failed|at_intervals|MailAfterResponse",
     "mail": r"smtp|jinja|maildep|send.?test.?mail|open_mail|outbox|\bmail[_/]|\.mail\b",
     "github": r"github",
     "gitlab": r"gitlab",

@@ -36,6 +36,10 @@ class MailNotSent(Exception):
     """The server did not accept a message. The text has no address, no password and no content."""
 
 
+class PartlySent(MailNotSent):
+    """The server accepted a message for some of the recipients only."""
+
+
 class Loader(FileSystemLoader):
     """Loads the first line of `name.txt` as `name:subject`, and the other lines as `name:text`."""
 

@@ -21,7 +21,7 @@ from aiosmtplib import (
     SMTPSenderRefused,
 )
 
-from .service import MailNotSent
+from .service import MailNotSent, PartlySent
 from .settings import Server
 
 logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger()
@@ -70,7 +70,7 @@ class SmtpTransport:
             client.close()
         if refusals:
             texts = self._quote(message, *refusals.values())
-            raise MailNotSent(f"the mail server refuses some of the recipients: {texts}")
+            raise PartlySent(f"the mail server refuses some of the recipients: {texts}")
 
     def _explain(self, error: Exception, message: EmailMessage) -> str:
         match error:

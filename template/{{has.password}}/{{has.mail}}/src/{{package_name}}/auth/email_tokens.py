@@ -88,7 +88,7 @@ async def issue(session: AsyncSession, token_id: UUID) -> Message | None:
             return None
         row.user_id = user.id
     elif user and row.purpose in {"sign_up", "email_change"}:
-        await session.delete(row)
+        row.token_hash = None
         return Message(row.email, "auth/account_exists", {"requested_at": requested_at})
     token = token_urlsafe(32)
     row.token_hash = hash_token(token)

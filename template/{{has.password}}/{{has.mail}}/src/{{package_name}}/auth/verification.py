@@ -1,17 +1,14 @@
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Collection
 from dataclasses import replace
-from typing import NoReturn
+from typing import NoReturn, Protocol
 from uuid import UUID
 
-import structlog
 from sqlalchemy import bindparam, select
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..database import Database, utc_now
-from ..errors import AppError, BadRequest
-from ..logs import describe
-from ..mail.service import Mail, MailNotSent
+from ..errors import BadRequest
 from . import email_tokens
 from .audit import Audit, Event
 from .email_tokens import RENEWAL, REVERT, RedeemedToken
@@ -20,7 +17,6 @@ from .passwords import check_words
 from .schemas import (
     Caller,
     EmailChange,
-    PasswordChange,
     PasswordReset,
     Purpose,
     ResetRequest,
@@ -32,10 +28,6 @@ from .sessions import hash_token
 from .state import Auth
 from .throttle import MAIL, Throttle, account_counter, mail_counter, network_counters
 
-# Arranges that the token of a row is sent after the commit. The session is for an implementation
-# that stores a job.
-SendLink = Callable[[AsyncSession, UUID], Awaitable[None]]
-
 VERIFICATION_PURPOSES: Collection[Purpose] = ("sign_up", "email_change", REVERT)
 RESET_PURPOSES: Collection[Purpose] = ("password_reset", RENEWAL)
 FIND_RESET = (
@@ -45,12 +37,19 @@ FIND_RESET = (
     .where(EmailToken.purpose.in_(RESET_PURPOSES), EmailToken.expires_at > bindparam("now"))
 )
 
-logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger()
-
 
 class InvalidEmailToken(BadRequest):
     type = "urn:problem-type:invalid-email-token"
     detail = "The link is not valid: it has expired, was used, or was replaced by a newer one."
+
+
+class AccountMail(Protocol):
+    """What sends mail about accounts, after the commit of `session`."""
+
+    async def send_notice(self, session: AsyncSession, email: str, template: str) -> None: ...
+
+    async def send_link(self, session: AsyncSession, token_id: UUID) -> None:
+        """Make the token of a row of `email_tokens`, and send it."""
 
 
 class VerificationService(AuthService):
@@ -60,12 +59,9 @@ class VerificationService(AuthService):
     happens when the mail is sent, after the response.
     """
 
-    def __init__(
-        self, database: Database, auth: Auth, audit: Audit, mail: Mail, send_link: SendLink
-    ) -> None:
+    def __init__(self, database: Database, auth: Auth, audit: Audit, mail: AccountMail) -> None:
         super().__init__(database, auth, audit)
         self._mail = mail
-        self._send_link = send_link
         settings = auth.settings
         self._lifetimes: dict[Purpose, int] = {
             "sign_up": settings.verification_lifetime,
@@ -130,7 +126,7 @@ class VerificationService(AuthService):
         token_id = await email_tokens.add(
             session, purpose, email, lifetime, user_id=user_id, password_hash=password_hash
         )
-        await self._send_link(session, token_id)
+        await self._mail.send_link(session, token_id)
 
     async def verify(self, request: VerificationRequest) -> None:
         """Create the account of a sign-up, or change the address of one.
@@ -176,7 +172,7 @@ class VerificationService(AuthService):
     async def _finish_revert(self, session: AsyncSession, user: User, row: RedeemedToken) -> None:
         """Require a new password, since whoever changed the address knows this one."""
         await email_tokens.end_reverts(session, user.id, row.created_at)
-        await self._mail.send(user.email, "auth/email_reverted")
+        await self._mail.send_notice(session, user.email, "auth/email_reverted")
         await self._send(session, RENEWAL, row.email, user.id)
 
     async def reset_password(self, reset: PasswordReset) -> None:
@@ -198,32 +194,16 @@ class VerificationService(AuthService):
             if user is None or row is None or user.email != row.email:
                 self._refuse_reset()
             self._audit = replace(self._audit, actor=user.id)
-            user.password_hash = hashed
-            await self._end_access(session, user, "password reset")
+            await self._set_password(session, user, hashed, "password reset")
             await email_tokens.end(session, user.id, kept=[REVERT])
             self._audit.record_on_commit(session, "password_reset", subject=user.id)
-        await self._mail.send(user.email, "auth/password_changed")
 
     def _refuse_reset(self) -> NoReturn:
         self._audit.record_failure("password_reset", "invalid token")
         raise InvalidEmailToken
 
-    async def change_password(self, user: Caller, change: PasswordChange) -> None:
-        """Change the password, end all login sessions, and tell the owner by mail."""
-        await super().change_password(user, change)
-        await self._mail.send(user.email, "auth/password_changed")
-
-
-async def send_link(database: Database, mail: Mail, token_id: UUID) -> None:
-    """Make the token of a row and send it. A failure is a line in the log."""
-    template = None
-    try:
-        async with database.write.begin() as session:
-            message = await email_tokens.issue(session, token_id)
-        if message:
-            template = message.template
-            await mail.send(message.email, template, **message.values)
-    except MailNotSent as error:
-        logger.error("mail not sent", template=template, cause=str(error))
-    except (AppError, SQLAlchemyError) as error:
-        logger.error("mail not sent", template=template, cause=describe(error))
+    async def _set_password(
+        self, session: AsyncSession, user: User, hashed: str, reason: str
+    ) -> None:
+        await super()._set_password(session, user, hashed, reason)
+        await self._mail.send_notice(session, user.email, "auth/password_changed")
