@@ -26,6 +26,7 @@ FAULTS = (
     "tests/test_faults.py",
     "tests/test_jobs.py",
     "tests/test_mail.py",
+    "tests/test_organizations.py",
     "tests/test_hostile.py",
     "tests/test_streams.py",
 )

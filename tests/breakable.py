@@ -192,6 +192,7 @@ class Service:
         self.variables = variables
         self.runner = runner
         self.has_bug = False  # if a test has given it one
+        self.items = "/v1/items"  # the path
         self.secrets = {variables["AUTH_SECRET"]}
         self.secrets |= set(re.findall(r"://\w+:([^@]+)@", " ".join(variables.values())))
         path = f"{project / '.venv/bin'}:{os.environ['PATH']}"

@@ -203,8 +203,14 @@ SOURCES = [
 # The first value of each choice.
 DEFAULTS = {question: values[0] for question, values in CHOICES.items()}
 ROWS = choose_rows(*CHOICES, "names")
-# A file depends on three answers: jobs of accounts, without mail.
-ROWS.append(DEFAULTS | {"jobs": "postgres"})
+# Some files depend on three answers or more: mail about accounts and invitations, without jobs too.
+DEEP = [
+    DEFAULTS | {"jobs": "postgres"},
+    DEFAULTS | {"mail": "smtp", "jobs": "postgres", "organizations": "members"},
+    DEFAULTS | {"mail": "smtp", "jobs": "postgres"},
+    DEFAULTS | {"auth": "oidc", "mail": "smtp", "organizations": "members"},
+]
+ROWS += DEEP
 
 
 def take_snapshot(folder: Path) -> Path:
@@ -288,6 +294,16 @@ def add_lines(path: Path, point: str, lines: str, which: int = 0) -> None:
     place = [*re.finditer(rf"^( *)# Yours: {point}\n", text, re.MULTILINE)][which]
     block = indent(lines.strip("\n") + "\n", place[1])
     path.write_text(text[: place.end()] + block + text[place.end() :])
+
+
+def protect(migration: Path, table: str) -> None:
+    """Add the policy of a table to its migration, as the docs say."""
+    text = migration.read_text()
+    line = "from my_service.organizations.policies import protect\n"
+    text = text.replace("\nrevision", f"\n{line}\nrevision", 1)
+    migration.write_text(
+        text.replace("\n\n\ndef downgrade", f'\n    protect("{table}")\n\n\ndef downgrade', 1)
+    )
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 20) -> bool:

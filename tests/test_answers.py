@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from harness import (
     CHOICES,
+    DEEP,
     FLAGS,
     NAMES,
     OTHER,
@@ -44,7 +45,7 @@ def vary(question: str) -> Iterator[tuple[Answers, Answers]]:
     """Yield pairs of answers that differ in this question only."""
     # What two features share may depend on a third one.
     strength = 3 if question in CHOICES and question != "ci" else 2
-    for answers in choose_rows(*CHOICES, strength=strength):
+    for answers in [*choose_rows(*CHOICES, strength=strength), *DEEP]:
         if question in OTHER:
             yield answers, answers | {question: OTHER[question]}
         for variant in (answers | {question: value} for value in CHOICES.get(question, [])):
@@ -108,7 +109,7 @@ def test_no_value_of_one_project_is_in_another(template: Path, tmp_path: Path) -
 
 
 def test_every_row_is_formatted_with_every_name(template: Path, tmp_path: Path) -> None:
-    for number, (row, names) in enumerate(product(choose_rows(*CHOICES), NAMES.values())):
+    for number, (row, names) in enumerate(product([*choose_rows(*CHOICES), *DEEP], NAMES.values())):
         render(template, tmp_path / str(number), **row | names)
     for command in (["format", "--check"], ["check"]):
         done = run(tmp_path, "ruff", *command, "--quiet", ".")

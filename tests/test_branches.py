@@ -17,6 +17,7 @@ from harness import (
     SOURCES,
     get_flags,
     get_target,
+    is_possible,
 )
 from jinja2 import nodes
 
@@ -73,6 +74,8 @@ def test_a_path_has_one_source() -> None:
         questions = sorted(set[str]().union(*(FLAGS[flag] for flag in set().union(*layers))))
         for values in product(*(CHOICES[question] for question in questions)):
             answers = DEFAULTS | dict(zip(questions, values, strict=True))
+            if not is_possible(answers):
+                continue
             flags = get_flags(answers)
             sources_of_path = [
                 layer_flags for layer_flags in layers if all(flags[flag] for flag in layer_flags)

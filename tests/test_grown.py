@@ -23,6 +23,7 @@ from harness import (
     git,
     make_environment,
     name,
+    protect,
     read_mail,
     read_token,
     succeed,
@@ -102,6 +103,10 @@ RECEIPTS = [
 REMINDERS = [
     Place(APP, "imports", "from .reminders.router import router as reminders"),
     Place(APP, "routers", 'app.include_router(reminders, prefix="/v1")'),
+]
+DOCUMENTS = [
+    Place(APP, "imports", "from .documents.router import router as documents"),
+    Place(APP, "routers", 'app.include_router(documents, prefix="/v1")'),
 ]
 ORDERS = [
     Place("migrations/env.py", "options", "compare_server_default=True,"),
@@ -220,15 +225,19 @@ def test_an_extended_project_updates_to_the_next_release(
 ) -> None:
     project = start(releases, tmp_path / "project", CURRENT, **row)
     has_orders, has_mail = row["database"] != "none", row["mail"] != "none"
-    has_jobs = row["jobs"] != "none"
+    has_jobs, has_organizations = row["jobs"] != "none", row["organizations"] != "none"
     lay(project, "features", FEATURES, "isolated" if has_orders else "state")
     if has_mail:
         lay(project, "receipts", RECEIPTS)
     if has_jobs:
         lay(project, "reminders", REMINDERS)
+    if has_organizations:
+        lay(project, "documents", DOCUMENTS)
     if has_orders:
         lay(project, "orders", ORDERS)
         [orders] = migration(project, "add orders")
+        if has_organizations:
+            protect(orders, "documents")
         assert {"orders", "order_lines"} <= set(re.findall(r'"(\w+)"', orders.read_text()))
         # With the same date and message: a function, and a table without a model.
         [audit] = migration(project, "add orders", "--empty")
@@ -240,6 +249,7 @@ def test_an_extended_project_updates_to_the_next_release(
 
     path = "/v1/orders" if has_orders else "/v1/items"
     body = {"lines": [{"product": "Lamp", "quantity": 1}]} if has_orders else {"name": "Lamp"}
+    documents = ""
     with developing(project) as client:
         assert client.post(path, json=body).status_code == 201
         kept = client.get(path).json()["items"]
@@ -247,6 +257,10 @@ def test_an_extended_project_updates_to_the_next_release(
             receipt = {"address": "bob@example.com", "number": 7}
             assert client.post("/v1/receipts", json=receipt).status_code == 202
             assert "received your order 7" in read_mail(project, receipt["address"])
+        if has_organizations:
+            organization = client.post("/v1/organizations", json={"name": "Acme"})
+            documents = f"{organization.headers['Location']}/documents"
+            assert client.post(documents, json={"name": "Plan"}).status_code == 201
         if has_jobs:
             assert client.post("/v1/reminders", json={"text": "pay"}).status_code == 202
             assert eventually(lambda: client.get("/v1/reminders").json() == ["pay"])
@@ -260,6 +274,8 @@ def test_an_extended_project_updates_to_the_next_release(
     succeed(project, UV, "lock", "-q")
     check_and_test(project)
     with developing(project) as client:
+        if has_organizations:
+            assert [each["name"] for each in client.get(documents).json()["items"]] == ["Plan"]
         # Without a database, data is lost with the process.
         assert client.get(path).json()["items"] == (kept if has_orders else [])
 

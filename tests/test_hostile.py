@@ -32,7 +32,6 @@ from harness import (
 from postgres import HOST
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
-ITEMS = "/v1/items"
 JSON = {"Content-Type": "application/json"}
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
@@ -59,10 +58,7 @@ def service(
         assert any(eventually(service.answers) for _ in range(3)), service.log
         if shape["jobs"] != "none":
             stack.enter_context(working(project, service))
-        if shape["auth"] == "password":
-            service.log_in()
-        elif shape["auth"] == "oidc":
-            log_in_at_the_provider(service)
+        log_in(service, shape)
         yield service
     assert "[error" not in service.log
 
@@ -79,6 +75,16 @@ def working(project: Path, service: Service) -> Iterator[None]:
             yield
         finally:
             process.terminate()
+
+
+def log_in(service: Service, shape: dict[str, str]) -> None:
+    if shape["auth"] == "password":
+        service.log_in()
+    elif shape["auth"] == "oidc":
+        log_in_at_the_provider(service)
+    if shape["organizations"] != "none":
+        response = service.client.post("/v1/organizations", json={"name": "Acme"})
+        service.items = f"{response.headers['Location']}/items"
 
 
 def log_in_at_the_provider(service: Service) -> None:
@@ -106,8 +112,7 @@ def test_the_whole_document(service: Service, shape: dict[str, str], tmp_path: P
         )
         assert done.returncode == 0, done.stdout + done.stderr
         assert re.search(r"(\d+) generated, \1 passed", done.stdout), done.stdout
-    if shape["auth"] == "password":
-        service.log_in()  # it has ended its own session
+    log_in(service, shape)  # it may have ended its own session
 
 
 def check_problem(response: httpx2.Response, status: int) -> None:
@@ -139,19 +144,19 @@ def check_problem(response: httpx2.Response, status: int) -> None:
     ],
 )
 def test_bodies(service: Service, body: bytes) -> None:
-    check_problem(service.client.post(ITEMS, content=body, headers=JSON), 422)
+    check_problem(service.client.post(service.items, content=body, headers=JSON), 422)
 
 
 def test_of_a_duplicate_key_the_last_counts(service: Service) -> None:
     body = b'{"name": "a", "name": "b"}'
-    response = service.client.post(ITEMS, content=body, headers=JSON)
+    response = service.client.post(service.items, content=body, headers=JSON)
     assert response.status_code == 201
     assert response.json()["name"] == "b"
 
 
 def test_an_answer_does_not_grow_with_its_request(service: Service) -> None:
     body = {f"field{number}": 1 for number in range(50_000)}
-    response = service.client.post(ITEMS, json=body)
+    response = service.client.post(service.items, json=body)
     check_problem(response, 422)
     assert len(response.json()["errors"]) == 100
 
@@ -159,7 +164,7 @@ def test_an_answer_does_not_grow_with_its_request(service: Service) -> None:
 @row("Text with NUL")
 def test_text_that_postgresql_refuses(service: Service, shape: dict[str, str]) -> None:
     kinds = {"asyncpg": (422, "application/problem+json"), "none": (201, "application/json")}
-    response = service.client.post(ITEMS, json={"name": "a\0b"})
+    response = service.client.post(service.items, json={"name": "a\0b"})
     kind = response.status_code, response.headers["Content-Type"]
     assert kind == kinds[shape["database"]]
     is_logged = "CharacterNotInRepertoireError" in service.log
@@ -174,7 +179,7 @@ def test_large_bodies(service: Service, is_chunked: bool) -> None:
         yield b"x" * 1_048_576
 
     content = body() if is_chunked else b"".join(body())
-    check_problem(service.client.post(ITEMS, content=content, headers=JSON), 413)
+    check_problem(service.client.post(service.items, content=content, headers=JSON), 413)
 
 
 @row("A body of another kind")
@@ -192,7 +197,7 @@ def test_large_bodies(service: Service, is_chunked: bool) -> None:
     ids=str,
 )
 def test_content_types(service: Service, headers: dict[str, str]) -> None:
-    response = service.client.post(ITEMS, content=b'{"name": "a"}', headers=headers)
+    response = service.client.post(service.items, content=b'{"name": "a"}', headers=headers)
     check_problem(response, 415)
 
 
@@ -200,7 +205,7 @@ def test_content_types(service: Service, headers: dict[str, str]) -> None:
 def test_a_body_that_is_compressed(service: Service) -> None:
     body = gzip.compress(b'{"name": "a"}')
     headers = JSON | {"Content-Encoding": "gzip"}
-    check_problem(service.client.post(ITEMS, content=body, headers=headers), 422)
+    check_problem(service.client.post(service.items, content=body, headers=headers), 422)
 
 
 @row("An invalid form")
@@ -250,13 +255,13 @@ def test_forms(service: Service, shape: dict[str, str], path: str, form: bytes) 
     ids=lambda value: str(value)[:20],
 )
 def test_paths(service: Service, path: str, status: int) -> None:
-    check_problem(service.client.get(ITEMS + path), status)
+    check_problem(service.client.get(service.items + path), status)
 
 
 def test_of_a_duplicate_parameter_the_last_counts(service: Service) -> None:
     for item in ({"name": "a"}, {"name": "b"}):
-        assert service.client.post(ITEMS, json=item).status_code == 201
-    response = service.client.get(f"{ITEMS}?limit=1&limit=2")
+        assert service.client.post(service.items, json=item).status_code == 201
+    response = service.client.get(f"{service.items}?limit=1&limit=2")
     assert response.status_code == 200
     assert len(response.json()["items"]) == 2
 
@@ -275,14 +280,14 @@ def test_of_a_duplicate_parameter_the_last_counts(service: Service) -> None:
     ],
 )
 def test_headers(service: Service, header: str, value: bytes) -> None:
-    response = service.client.get(ITEMS, headers={header.encode(): value})
+    response = service.client.get(service.items, headers={header.encode(): value})
     assert response.status_code == 200
 
 
 @row("An unknown method")
 @pytest.mark.parametrize("method", ["PUT", "OPTIONS", "TRACE", "CONNECT"])
 def test_methods(service: Service, method: str) -> None:
-    response = service.client.request(method, ITEMS)
+    response = service.client.request(method, service.items)
     check_problem(response, 405)
     assert response.headers["Allow"] == "GET, HEAD, POST"
 
@@ -315,7 +320,7 @@ def exchange(service: Service, pieces: Iterable[bytes]) -> bytes:
     with socket.create_connection((HOST, service.port), timeout=20) as client:
         with suppress(ConnectionError):
             for piece in pieces:
-                client.sendall(piece)
+                client.sendall(piece.replace(b"/v1/items", service.items.encode()))
         return read_to_end(client)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from secrets import token_hex
 from tempfile import mkdtemp
 from typing import IO, Any
+from uuid import uuid4
 
 import httpx2
 import psycopg
@@ -300,6 +301,8 @@ def test_the_image_serves_as_compose_runs_it(
     if "migrate" in services:
         migrate(image, services)
     account = {"email": "ada@example.com", "password": token_hex(16)}
+    has_organizations = row.get("organizations", "none") != "none"
+    items = f"/v1/organizations/{uuid4()}/items" if has_organizations else "/v1/items"
     with image.running(*image.command, **variables) as (process, output):
         assert eventually(lambda: image.is_healthy(**variables) or process.poll() is not None)
         base = f"http://127.0.0.1:{variables['PORT']}"
@@ -307,14 +310,17 @@ def test_the_image_serves_as_compose_runs_it(
             answers = [
                 client.get("/health/ready"),
                 client.post("/v1/auth/users", json=account),
-                client.post("/v1/items", json={"name": "a"}),
-                client.get("/v1/items"),
+                client.post(items, json={"name": "a"}),
+                client.get(items),
             ]
             form = {"grant_type": "password", "username": account["email"]} | account
             token = client.post("/v1/auth/token", data=form).json().get("access_token")
             client.headers["Authorization"] = f"Bearer {token}"
-            item = client.post("/v1/items", json={"name": "b"})
-            place = f"/v1/items/{item.json().get('id')}"
+            if has_organizations:
+                organization = client.post("/v1/organizations", json={"name": "Acme"})
+                items = f"{organization.headers.get('Location', '/v1/organizations/x')}/items"
+            item = client.post(items, json={"name": "b"})
+            place = f"{items}/{item.json().get('id')}"
             answers += [item, client.patch(place, json={"name": "c"}), client.delete(place)]
         process.send_signal(signal.SIGTERM)
         log = output.read()

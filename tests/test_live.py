@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from secrets import token_hex
 from typing import LiteralString
@@ -117,6 +117,9 @@ def update(project: Path, url: str, **answers: str) -> list[str]:
 PASSWORD = {"database": "asyncpg", "auth": "password"}
 MAIL = PASSWORD | {"mail": "smtp"}
 OIDC = {"database": "asyncpg", "auth": "oidc"}
+SINGLE = OIDC | {"organizations": "none"}
+ORGANIZATIONS = PASSWORD | {"organizations": "members"}
+PASSWORD_BRANCHES = ["organization_items", "organizations", "example", "auth"]
 ROWS: dict[str, list[LiteralString]] = {
     "password": [
         "INSERT INTO users SELECT id, id || '@b.c', '', 'user', true, now(), now() FROM "
@@ -136,6 +139,13 @@ SELECT id, 'password_reset', email, id, '', NULL, now(), now(), now() FROM users
 
 # The first answers, the changed ones, and the branches removed by the change and by undoing it.
 CHANGES = [
+    (
+        ORGANIZATIONS,
+        {"auth": "oidc"},
+        PASSWORD_BRANCHES,
+        ["organization_items", "organizations", "example"],
+    ),
+    (SINGLE, {"organizations": "members"}, list[str](), ["organization_items", "organizations"]),
     (MAIL, {"auth": "oidc"}, ["mail", "example", "auth"], ["example"]),
     (PASSWORD, {"auth": "none"}, ["example", "auth"], ["example"]),
     (OIDC, {"auth": "none"}, ["example"], ["example"]),
@@ -146,6 +156,7 @@ CHANGES = [
 def test_each_question_with_tables_is_changed() -> None:
     questions = {question for _, changes, *_ in CHANGES for question in changes}
     questions |= {"mail", "jobs"}  # in `test_accounts_remain_valid_with_and_without_mail`
+    questions |= {"organizations"}  # in `test_items_belong_to_organizations_and_back`
     assert questions == {*find_questions("migrations/versions/*")}
 
 
@@ -163,8 +174,10 @@ def test_an_answer_can_change_on_a_database_with_data(
         """Insert rows, if the project has a database."""
         if answers["database"] != "none":
             dev(project, database, "my-service", "migrate")
-            for statement in ROWS[answers["auth"]]:
-                query(database, statement)
+            # Rows of organizations cannot be added without one.
+            if answers.get("organizations") != "members":
+                for statement in ROWS[answers["auth"]]:
+                    query(database, statement)
             if answers["auth"] == "password" and answers.get("mail") == "smtp":
                 query(database, TOKENS)
             assert "No new upgrade operations" in dev(project, database, "alembic", "check")
@@ -263,6 +276,62 @@ def test_accounts_remain_valid_with_and_without_mail(
     assert query(database, waiting) == [(1,)]
     assert {*update(project, database, mail="none", jobs="none")} == {"mail", "jobs"}
     assert sign_up_and_log_in() == 409
+
+
+def test_items_belong_to_organizations_and_back(
+    releases: Path, database: str, tmp_path: Path
+) -> None:
+    variables = {"DATABASE_URL": database, "AUTH_SECRET": token_hex(32)}
+    emails = ("ada@example.com", "bob@example.com")
+
+    @contextmanager
+    def serve() -> Iterator[Service]:
+        succeed(project, UV, "sync", "--quiet")
+        dev(project, database, "my-service", "migrate")
+        assert "No new upgrade operations" in dev(project, database, "alembic", "check")
+        service = Service(project, variables)
+        try:
+            assert eventually(service.answers), service.log
+            yield service
+        finally:
+            assert service.stop() == 0
+
+    def log_in(service: Service, email: str) -> None:
+        form = {"grant_type": "password", "username": email, "password": "correct horse battery"}
+        token = service.client.post("/v1/auth/token", data=form).json()["access_token"]
+        service.client.headers["Authorization"] = f"Bearer {token}"
+
+    def list_names(service: Service, path: str) -> list[str]:
+        return [row["name"] for row in service.client.get(path).json()["items"]]
+
+    project = start(releases, tmp_path / "project", **PASSWORD)
+    with serve() as service:
+        for email in emails:
+            account = {"email": email, "password": "correct horse battery"}
+            assert service.client.post("/v1/auth/users", json=account).status_code == 201
+            log_in(service, email)
+            for number in range(2):
+                item = {"name": f"{email} {number}"}
+                assert service.client.post("/v1/items", json=item).status_code == 201
+    assert update(project, database, organizations="members") == []
+    with serve() as service:
+        for email in emails:
+            log_in(service, email)
+            [organization] = service.client.get("/v1/organizations").json()["items"]
+            assert (organization["name"], organization["role"]) == ("Personal", "owner")
+            path = f"/v1/organizations/{organization['id']}/items"
+            assert list_names(service, path) == [f"{email} 0", f"{email} 1"]
+            assert service.client.post(path, json={"name": f"{email} 2"}).status_code == 201
+    removed = update(project, database, organizations="none")
+    assert removed == ["organization_items", "organizations"]
+    with serve() as service:
+        for email in emails:
+            log_in(service, email)
+            assert list_names(service, "/v1/items") == [f"{email} {number}" for number in range(3)]
+    assert update(project, database, organizations="members") == []
+    with serve() as service:
+        log_in(service, emails[1])
+        assert list_names(service, "/v1/organizations") == ["Personal"]
 
 
 @pytest.mark.parametrize("auth", ["password", "oidc"])

@@ -36,6 +36,7 @@ from harness import (
     list_code,
     make_environment,
     name,
+    protect,
     read_section,
     render,
     run,
@@ -168,6 +169,14 @@ def test_the_example_can_be_removed(
     check_and_test(project)
 
 
+PATH_OF_BOOKS = """
+
+@pytest.fixture
+def items(items: str) -> str:
+    return items.replace("items", "books")
+"""
+
+
 @pytest.mark.parametrize("row", choose_rows(*EXAMPLE, strength=1), ids=name)
 def test_a_feature_can_be_added(
     template: Path, tmp_path: Path, temporary: Path, row: dict[str, str]
@@ -185,9 +194,12 @@ def test_a_feature_can_be_added(
         lines.insert(lines.index(line) + 1, line.replace("items", "books"))
     app.write_text("".join(lines))
     tests = (project / "tests" / "test_items.py").read_text()
-    (project / "tests" / "test_books.py").write_text(tests.replace("/v1/items", "/v1/books"))
+    (project / "tests" / "test_books.py").write_text(tests + PATH_OF_BOOKS)
     for command in re.findall(r"`(uv run poe migration .+?)`", section):
         succeed(project, "sh", "-c", command)
+    if row["organizations"] != "none":
+        [path] = (project / "migrations" / "versions").glob("*app_*.py")
+        protect(path, "books")
     succeed(project, UV, "run", "poe", "format")
     assert ("poe migration" in section) == (row["database"] != "none")
     check_and_test(project)

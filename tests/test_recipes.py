@@ -40,6 +40,10 @@ def add_overlays(project: Path, flags: dict[str, bool]) -> None:
         if flags.get(overlay.name, True):
             shutil.copytree(overlay, project, dirs_exist_ok=True)
             for module in overlay.glob("src/my_service/*.py"):
+                if flags["organizations"]:  # the example is below an organization then
+                    path = project / module.relative_to(overlay)
+                    code = path.read_text().replace("get_item_service", "get_organization_service")
+                    path.write_text(code.replace(".items.dep", ".organizations.dep"))
                 add_lines(
                     project / APP, "imports", f"from .{module.stem} import routers as {module.stem}"
                 )

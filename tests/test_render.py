@@ -152,11 +152,15 @@ WORDS = {
     # Not the words of SMTP, or the authority of a certificate.
     "auth": r"\bauth(?!-|or|enticator\b|result\b|_require| plain\b)|jwt|access.token|bearer"
     r"|anonymous|principal|\badmin",
-    "password": r"argon|sign.?up|create.?admin|current.?user|auth_secret|\bemail\b(?![.-]| import)",
+    "password": r"argon|sign.?up|create.?admin|current.?user|auth_secret",
     "oidc": r"oidc|openid|jwks|discovery|dev.provider",
     "jobs": r"cronsim|JobsDep|jobs\.md|JOBS_|@job\b|\.jobs\b|\bjobs[/_]",
     "tasks": r"clean-?up.interval|clean-up failed|at_intervals|MailAfterResponse",
     "mail": r"smtp|jinja|maildep|send.?test.?mail|open_mail|outbox|\bmail[_/]|\.mail\b",
+    "organizations": r"(?<!com/)\borganizations?[/_.]|OrganizationRow|invitation",
+    "single": r"item_owners",
+    "emails": r"\bemail\b(?![.-]| import)|normalize_email",
+    "links": r"link_url",
     "github": r"github",
     "gitlab": r"gitlab",
 }
