@@ -28,10 +28,10 @@ CORES = sorted(os.sched_getaffinity(0))
 OTHERS = CORES[2:] if len(CORES) > 3 else CORES[1:] or CORES
 
 
-def prepare(folder: Path) -> Path:
-    """Render the default project, add the extension, and install the dependencies."""
+def prepare(folder: Path, **answers: str) -> Path:
+    """Render a project, add the extension, and install the dependencies."""
     (folder / "template").mkdir()
-    project = render(take_snapshot(folder / "template"), folder / "project")
+    project = render(take_snapshot(folder / "template"), folder / "project", **answers)
     shutil.copy(HERE / "extension.py", project / PACKAGE / "extension.py")
     app = project / PACKAGE / "app.py"
     text = app.read_text()
@@ -116,7 +116,7 @@ class Bench:
         self.token = answer.raise_for_status().json()["access_token"]
 
 
-def seed(bench: Bench) -> None:
+def seed(bench: Bench, *, has_items: bool) -> None:
     """Store users with one password, and the items of the first of them."""
     hasher = "PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)"
     code = f"from argon2 import PasswordHasher; print({hasher}.hash({PASSWORD!r}))"
@@ -127,6 +127,8 @@ def seed(bench: Bench) -> None:
             "TRUE, now(), now() FROM generate_series(0, %s) AS number",
             [hashed, USERS - 1],
         )
+        if not has_items:
+            return
         connection.execute(
             "INSERT INTO items (id, owner_id, name, description, created_at, updated_at) "
             "SELECT uuidv7(), users.id, 'item ' || number, repeat('text ', 20), "
@@ -140,12 +142,12 @@ def seed(bench: Bench) -> None:
 
 
 @contextmanager
-def running() -> Generator[Bench]:
-    """Yield a bench whose database is migrated and filled."""
+def running(**answers: str) -> Generator[Bench]:
+    """Yield a bench whose database is migrated and filled. Organizations have no items yet."""
     with ExitStack() as stack:
         folder = Path(mkdtemp(prefix="benchmarks-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        project = prepare(folder)
+        project = prepare(folder, **answers)
         (folder / "postgres").mkdir()
         postgres = Postgres(folder / "postgres")
         postgres.begin(*OPTIONS)
@@ -158,5 +160,5 @@ def running() -> Generator[Bench]:
         }
         succeed(project, f".venv/bin/{COMMAND}", "migrate", **variables)
         bench = Bench(project, postgres, stack, variables, folder / "ids")
-        seed(bench)
+        seed(bench, has_items=answers.get("organizations") != "members")
         yield bench
