@@ -236,6 +236,21 @@ def test_login_sessions_of_the_first_release_continue(
             assert refresh(new_service, token["refresh_token"]).status_code == 400
 
 
+@contextmanager
+def serving(project: Path, variables: dict[str, str]) -> Iterator[Service]:
+    """Migrate the database in DATABASE_URL, and serve."""
+    succeed(project, UV, "sync", "--quiet")
+    dev(project, variables["DATABASE_URL"], "my-service", "migrate")
+    check = dev(project, variables["DATABASE_URL"], "alembic", "check")
+    assert "No new upgrade operations" in check
+    service = Service(project, variables)
+    try:
+        assert eventually(service.answers), service.log
+        yield service
+    finally:
+        assert service.stop() == 0
+
+
 def test_accounts_remain_valid_with_and_without_mail(
     releases: Path, database: str, tmp_path: Path
 ) -> None:
@@ -251,18 +266,11 @@ def test_accounts_remain_valid_with_and_without_mail(
 
     def sign_up_and_log_in() -> int:
         """Return the status of the sign-up."""
-        succeed(project, UV, "sync", "--quiet")
-        dev(project, database, "my-service", "migrate")
-        assert "No new upgrade operations" in dev(project, database, "alembic", "check")
-        service = Service(project, variables)
-        try:
-            assert eventually(service.answers), service.log
+        with serving(project, variables) as service:
             status = service.client.post("/v1/auth/users", json=account).status_code
             token = service.client.post("/v1/auth/token", data=form).json()["access_token"]
             service.client.headers["Authorization"] = f"Bearer {token}"
             assert service.client.get("/v1/auth/me").json()["email"] == account["email"]
-        finally:
-            assert service.stop() == 0
         return status
 
     project = start(releases, tmp_path / "project", **PASSWORD)
@@ -284,18 +292,6 @@ def test_items_belong_to_organizations_and_back(
     variables = {"DATABASE_URL": database, "AUTH_SECRET": token_hex(32)}
     emails = ("ada@example.com", "bob@example.com")
 
-    @contextmanager
-    def serve() -> Iterator[Service]:
-        succeed(project, UV, "sync", "--quiet")
-        dev(project, database, "my-service", "migrate")
-        assert "No new upgrade operations" in dev(project, database, "alembic", "check")
-        service = Service(project, variables)
-        try:
-            assert eventually(service.answers), service.log
-            yield service
-        finally:
-            assert service.stop() == 0
-
     def log_in(service: Service, email: str) -> None:
         form = {"grant_type": "password", "username": email, "password": "correct horse battery"}
         token = service.client.post("/v1/auth/token", data=form).json()["access_token"]
@@ -305,7 +301,7 @@ def test_items_belong_to_organizations_and_back(
         return [row["name"] for row in service.client.get(path).json()["items"]]
 
     project = start(releases, tmp_path / "project", **PASSWORD)
-    with serve() as service:
+    with serving(project, variables) as service:
         for email in emails:
             account = {"email": email, "password": "correct horse battery"}
             assert service.client.post("/v1/auth/users", json=account).status_code == 201
@@ -314,7 +310,7 @@ def test_items_belong_to_organizations_and_back(
                 item = {"name": f"{email} {number}"}
                 assert service.client.post("/v1/items", json=item).status_code == 201
     assert update(project, database, organizations="members") == []
-    with serve() as service:
+    with serving(project, variables) as service:
         for email in emails:
             log_in(service, email)
             [organization] = service.client.get("/v1/organizations").json()["items"]
@@ -324,12 +320,12 @@ def test_items_belong_to_organizations_and_back(
             assert service.client.post(path, json={"name": f"{email} 2"}).status_code == 201
     removed = update(project, database, organizations="none")
     assert removed == ["organization_items", "organizations"]
-    with serve() as service:
+    with serving(project, variables) as service:
         for email in emails:
             log_in(service, email)
             assert list_names(service, "/v1/items") == [f"{email} {number}" for number in range(3)]
     assert update(project, database, organizations="members") == []
-    with serve() as service:
+    with serving(project, variables) as service:
         log_in(service, emails[1])
         assert list_names(service, "/v1/organizations") == ["Personal"]
 
