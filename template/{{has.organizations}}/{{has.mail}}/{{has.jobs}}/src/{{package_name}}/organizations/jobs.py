@@ -5,6 +5,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..database import DatabaseState
 from ..jobs import job
+from ..mail.jobs import ATTEMPTS
 from ..mail.state import MailState
 from .invitations import TEMPLATE, issue
 
@@ -19,7 +20,7 @@ class SendInvitation(BaseModel):
     invitation_id: UUID
 
 
-@job(attempts=20)  # in nine hours
+@job(attempts=ATTEMPTS)
 async def send_invitation(
     payload: SendInvitation, session: AsyncSession, state: InvitationState
 ) -> None:
