@@ -22,22 +22,16 @@ def make_works(path: str) -> list[Work]:
 
 
 def add_organization(bench: Bench, server: Server) -> str:
-    """Move the items to an organization of the first user, and return the path of its items."""
+    """Add an organization of the first user, with items, and return their path."""
     headers = {"Authorization": f"Bearer {bench.token}"}
     url = f"{server.url}/v1/organizations"
     response = httpx2.post(url, json={"name": "Acme"}, headers=headers).raise_for_status()
     path = f"{response.headers['Location']}/items"
+    ids: list[str] = []
     for number in range(ITEMS):
         item = {"name": f"item {number}", "description": "text " * 20}
-        httpx2.post(f"{server.url}{path}", json=item, headers=headers).raise_for_status()
-    ids: list[str] = []
-    after: dict[str, str] = {}
-    while True:
-        page = httpx2.get(f"{server.url}{path}", params={"limit": 100, **after}, headers=headers)
-        ids += [item["id"] for item in page.json()["items"]]
-        if page.json()["next"] is None:
-            break
-        after = {"after": page.json()["next"]}
+        response = httpx2.post(f"{server.url}{path}", json=item, headers=headers)
+        ids.append(response.raise_for_status().json()["id"])
     bench.ids.write_text("\n".join(ids))
     return path
 
