@@ -243,18 +243,28 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 ROWS = choose_rows(*find_questions("src/*", "Dockerfile", ".dockerignore", "compose.yaml"))
 
 
-@pytest.fixture(scope="session", params=group(ROWS))
+@pytest.fixture(params=group(ROWS))
 def row(request: pytest.FixtureRequest) -> dict[str, str]:
     return dict(request.param)
 
 
 @pytest.fixture(scope="session")
-def image(row: dict[str, str], template: Path, folder: Path, python: Path) -> Image:
-    place = folder / name(row)
-    place.mkdir()
-    project = render(template, place / "project", **row)
-    succeed(project, UV, "lock")
-    return Image(project, place, python)
+def images() -> dict[str, Image]:
+    """The images that this process has built. The tests of a row may run in any order."""
+    return {}
+
+
+@pytest.fixture
+def image(
+    row: dict[str, str], images: dict[str, Image], template: Path, folder: Path, python: Path
+) -> Image:
+    if name(row) not in images:
+        place = folder / name(row)
+        place.mkdir()
+        project = render(template, place / "project", **row)
+        succeed(project, UV, "lock")
+        images[name(row)] = Image(project, place, python)
+    return images[name(row)]
 
 
 @pytest.fixture
