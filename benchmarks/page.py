@@ -28,6 +28,7 @@ turn. Each figure is the median of the rounds; rounds with errors do not count.
     uvx nox -s benchmarks -- --queues   # measures only the queues of jobs again
     uvx nox -s benchmarks -- --tenants  # measures only organizations again
     uvx nox -s benchmarks -- --caches   # measures only the cache again
+    uvx nox -s benchmarks -- --full     # measures only a project with every feature again
     uvx nox -s benchmarks -- --page     # writes this page again, after a change of findings.md
 """
 
@@ -82,6 +83,7 @@ def write(folder: Path) -> None:
         describe_queues(data["queues"]),
         describe_tenants(data["tenants"]),
         describe_caches(data["caches"]),
+        describe_full(data["full"]),
         describe_own(data["own"] | data.get("suite", {})),
         (HERE / "findings.md").read_text(),
     ]
@@ -294,6 +296,16 @@ words of their names. A limit counts the requests of a principal; the endpoint b
 the write, "without" is the same service while its cache is unreachable: that includes 0.1 ms for a limit that counts nothing.
 
 {table(header, rows)}"""
+
+
+def describe_full(works: dict[str, dict[str, float]]) -> str:
+    rows: list[list[object]] = [[name, *figures.values()] for name, figures in works.items()]
+    return f"""## Every feature
+
+Requests per second that use no optional feature: a default project beside one with mail, jobs, cache and organizations, measured
+in turn with 20 connections. The goal is 0.9.
+
+{table(["work", "default", "full", "ratio"], rows)}"""
 
 
 def describe_own(seconds: dict[str, float]) -> str:

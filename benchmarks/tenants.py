@@ -2,14 +2,15 @@
 
 from contextlib import ExitStack
 from statistics import median
-from typing import Any
 
 import httpx2
 
 from .servers import ITEMS, Bench, Server, running
-from .work import Work, measure
+from .work import Sample, Work, measure
 
 ROUNDS = 5
+# A bench, its server, and the requests to it.
+Case = tuple[Bench, Server, list[Work]]
 BODY = '{"name": "new {number}"}'
 
 
@@ -37,38 +38,45 @@ def add_organization(bench: Bench, server: Server) -> str:
 
 
 def measure_all(seconds: int) -> dict[str, dict[str, float]]:
-    """Return the medians of the CPU time per request, and of its ratio, measured in turn."""
     with ExitStack() as stack:
         benches = {
             organizations: stack.enter_context(running(organizations=organizations))
             for organizations in ("none", "members")
         }
-        cases: dict[str, tuple[Bench, Server, list[Work]]] = {}
+        cases: dict[str, Case] = {}
         for organizations, bench in benches.items():
             server = bench.start("keel")
             bench.log_in(server)
             has_organizations = organizations == "members"
             path = add_organization(bench, server) if has_organizations else "/v1/items"
             cases[organizations] = (bench, server, make_works(path))
-        rounds: list[dict[str, dict[str, Any]]] = [
-            {
-                organizations: {
-                    work.name: measure(bench, server, work, 20, seconds) for work in works
-                }
-                for organizations, (bench, server, works) in cases.items()
-            }
-            for _ in range(ROUNDS)
-        ]
-    names = [work.name for work in make_works("")]
-    errors = sum(
-        samples[name].errors for pair in rounds for samples in pair.values() for name in names
-    )
-    assert errors == 0
-    return {
-        name: {
-            "none": median(pair["none"][name].cpu for pair in rounds),
-            "members": median(pair["members"][name].cpu for pair in rounds),
-            "ratio": median(pair["members"][name].cpu / pair["none"][name].cpu for pair in rounds),
+        return compare(cases, seconds, figure="cpu")
+
+
+def compare(cases: dict[str, Case], seconds: int, figure: str) -> dict[str, dict[str, float]]:
+    """Return the medians of a figure for two cases, and of its ratio, measured in turn."""
+    first, second = cases
+    rounds: list[dict[str, dict[str, Sample]]] = [
+        {
+            name: {work.name: measure(bench, server, work, 20, seconds) for work in works}
+            for name, (bench, server, works) in cases.items()
         }
-        for name in names
+        for _ in range(ROUNDS)
+    ]
+    samples = [sample for pair in rounds for kind in pair.values() for sample in kind.values()]
+    assert sum(sample.errors for sample in samples) == 0
+    values = [
+        {
+            work: (getattr(pair[first][work], figure), getattr(pair[second][work], figure))
+            for work in pair[first]
+        }
+        for pair in rounds
+    ]
+    return {
+        work: {
+            first: median(pair[work][0] for pair in values),
+            second: median(pair[work][1] for pair in values),
+            "ratio": median(pair[work][1] / pair[work][0] for pair in values),
+        }
+        for work in values[0]
     }
