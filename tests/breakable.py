@@ -30,6 +30,11 @@ APPLICATION = "my_service"  # what the service calls itself to the server
 row = pytest.mark.fault
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) == 0
+
+
 class Postgres(Server):
     """A server that comes back on the same port."""
 
@@ -150,11 +155,7 @@ class Valkey:
         assert self.process.stdin
         with self.process.stdin as configuration:
             configuration.write("\n".join(lines).encode())
-        assert eventually(self.listens)
-
-    def listens(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex((HOST, self.port)) == 0
+        assert eventually(lambda: listens(self.port))
 
     def run(self, *commands: str) -> list[str]:
         """Run commands as an administrator, and return a line for each."""
@@ -313,8 +314,7 @@ class Service:
 
     @property
     def listens(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex((HOST, self.port)) == 0
+        return listens(self.port)
 
     def answers(self, path: str = "/health/ready", status: int = 200) -> bool:
         with suppress(httpx2.TransportError):

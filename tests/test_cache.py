@@ -17,7 +17,7 @@ import httpx2
 import pytest
 import trustme
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from breakable import COMMAND, Load, Postgres, Service, Valkey, row, serve_tls
+from breakable import COMMAND, Load, Postgres, Service, Valkey, listens, row, serve_tls
 from harness import UV, eventually, make_environment, render, run, succeed
 from postgres import HOST
 
@@ -439,11 +439,6 @@ def test_processes_compute_once(service: Service, other: Service, postgres: Post
             assert eventually(lambda: postgres.count_waiting() > 0)
         assert {result.result() for result in results} == {0}
     assert count_computations() == computations + 1
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((HOST, port)) == 0
 
 
 def test_a_server_for_development_ends_with_its_process(project: Path, tmp_path: Path) -> None:

@@ -48,6 +48,14 @@ class Place(NamedTuple):
     which: int = 0
 
 
+def include(feature: str) -> list[Place]:
+    """Return the lines that include the router of a feature."""
+    return [
+        Place(APP, "imports", f"from .{feature}.router import router as {feature}"),
+        Place(APP, "routers", f'app.include_router({feature}, prefix="/v1")'),
+    ]
+
+
 FEATURES = [
     Place(
         APP,
@@ -97,30 +105,12 @@ FEATURES = [
         CONFTEST, "fixtures", "@pytest.fixture\ndef opened({0}: State) -> State:\n    return {0}"
     ),
 ]
-RECEIPTS = [
-    Place(APP, "imports", "from .receipts.router import router as receipts"),
-    Place(APP, "routers", 'app.include_router(receipts, prefix="/v1")'),
-]
-REMINDERS = [
-    Place(APP, "imports", "from .reminders.router import router as reminders"),
-    Place(APP, "routers", 'app.include_router(reminders, prefix="/v1")'),
-]
-RATES = [
-    Place(APP, "imports", "from .rates.router import router as rates"),
-    Place(APP, "routers", 'app.include_router(rates, prefix="/v1")'),
-]
-DOCUMENTS = [
-    Place(APP, "imports", "from .documents.router import router as documents"),
-    Place(APP, "routers", 'app.include_router(documents, prefix="/v1")'),
-]
 ORDERS = [
     Place("migrations/env.py", "options", "compare_server_default=True,"),
-    Place(APP, "imports", "from .orders.router import router as orders"),
-    Place(APP, "routers", 'app.include_router(orders, prefix="/v1")'),
+    *include("orders"),
 ]
 FIRST = [
-    Place(APP, "imports", "from .notes.router import router as notes"),
-    Place(APP, "routers", 'app.include_router(notes, prefix="/v1")'),
+    *include("notes"),
     Place(SETTINGS, "imports", "from .notes.settings import NotesSettings"),
     Place(SETTINGS, "groups", "notes: NotesSettings", 1),
     Place(".env.example", "settings", "NOTES_MAX_LENGTH=1000"),
@@ -234,13 +224,13 @@ def test_an_extended_project_updates_to_the_next_release(
     has_cache = row["cache"] != "none"
     lay(project, "features", FEATURES, "isolated" if has_orders else "state")
     if has_mail:
-        lay(project, "receipts", RECEIPTS)
+        lay(project, "receipts", include("receipts"))
     if has_jobs:
-        lay(project, "reminders", REMINDERS)
+        lay(project, "reminders", include("reminders"))
     if has_organizations:
-        lay(project, "documents", DOCUMENTS)
+        lay(project, "documents", include("documents"))
     if has_cache:
-        lay(project, "rates", RATES)
+        lay(project, "rates", include("rates"))
     if has_orders:
         lay(project, "orders", ORDERS)
         [orders] = migration(project, "add orders")

@@ -80,11 +80,9 @@ class CacheServer:
                 async with asyncio.timeout(TIME_LIMIT):
                     result = await command(*arguments, **options)
             except ResponseError as error:
-                self._next_attempt = monotonic() + PAUSE
                 self._report(REFUSES, error)
                 raise CacheUnavailable from error
             except (RedisError, OSError) as error:
-                self._next_attempt = monotonic() + PAUSE
                 self._report(UNREACHABLE, error)
                 raise CacheUnavailable from error
         if self.problem == UNREACHABLE:
@@ -99,6 +97,7 @@ class CacheServer:
                 self._report_recovery()
 
     def _report(self, problem: str, error: Exception) -> None:
+        self._next_attempt = monotonic() + PAUSE
         if problem != self.problem:
             self.problem = problem
             cause = f"{type(error).__name__}: {error}".removesuffix(": ")
