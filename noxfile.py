@@ -30,6 +30,7 @@ FAULTS = (
     "tests/test_organizations.py",
     "tests/test_hostile.py",
     "tests/test_streams.py",
+    "tests/test_telemetry.py",
 )
 
 

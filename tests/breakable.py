@@ -257,36 +257,28 @@ async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
     writer.close()
 
 
-class Service:
-    """A process of a rendered project, and what it has logged."""
+class Process:
+    """A command of a rendered project that runs, and what it has logged."""
 
     def __init__(
         self, project: Path, variables: dict[str, str], *arguments: str, runner: Sequence[str] = ()
     ) -> None:
         self.project = project
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
         self.path = project.parent / f"{token_hex(4)}.log"
         self.variables = variables
         self.runner = runner
         self.has_bug = False  # if a test has given it one
-        self.items = "/v1/items"  # the path
         self.secrets = {variables["AUTH_SECRET"]}
         self.secrets |= set(re.findall(r"://\w*:([^@]+)@", " ".join(variables.values())))
         path = f"{project / '.venv/bin'}:{os.environ['PATH']}"
         with self.path.open("wb") as log:
             self.process = subprocess.Popen(
-                [*runner, COMMAND, "serve", "--port", str(self.port), *arguments],
+                [*runner, COMMAND, *arguments],
                 cwd=project,
                 env=make_environment(PATH=path, **variables),
                 stdout=log,
                 stderr=log,
             )
-        self.client = self.connect()
-
-    def connect(self) -> httpx2.Client:
-        limits = httpx2.Limits(max_connections=1000, max_keepalive_connections=1000)
-        return httpx2.Client(base_url=self.url, timeout=30, limits=limits)
 
     @property
     def log(self) -> str:
@@ -311,6 +303,41 @@ class Service:
     @property
     def open_files(self) -> int:
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
+    def check_log(self) -> None:
+        """Nothing secret is in it, and nothing that nobody has foreseen."""
+        assert self.secrets
+        for secret in self.secrets:
+            assert secret not in self.log
+        assert self.has_bug or "Traceback" not in self.log
+
+    def interrupt(self) -> None:
+        if self.process.poll() is None:
+            # What runs it passes only SIGTERM on.
+            self.process.send_signal(signal.SIGTERM if self.runner else signal.SIGINT)
+
+    def stop(self) -> int:
+        """Wait until it has ended, and return its exit code."""
+        self.interrupt()
+        return self.process.wait(30)
+
+
+class Service(Process):
+    """A process that serves, and a client of it."""
+
+    def __init__(
+        self, project: Path, variables: dict[str, str], *arguments: str, runner: Sequence[str] = ()
+    ) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.items = "/v1/items"  # the path
+        serve = ("serve", "--port", str(self.port), *arguments)
+        super().__init__(project, variables, *serve, runner=runner)
+        self.client = self.connect()
+
+    def connect(self) -> httpx2.Client:
+        limits = httpx2.Limits(max_connections=1000, max_keepalive_connections=1000)
+        return httpx2.Client(base_url=self.url, timeout=30, limits=limits)
 
     @property
     def listens(self) -> bool:
@@ -340,20 +367,9 @@ class Service:
         self.client.headers["Authorization"] = f"Bearer {tokens['access_token']}"
         return email
 
-    def check_log(self) -> None:
-        """Nothing secret is in it, and nothing that nobody has foreseen."""
-        assert self.secrets
-        for secret in self.secrets:
-            assert secret not in self.log
-        assert self.has_bug or "Traceback" not in self.log
-
-    def stop(self) -> int:
-        """Wait until it has ended, and return its exit code."""
-        if self.process.poll() is None:
-            # What runs it passes only SIGTERM on.
-            self.process.send_signal(signal.SIGTERM if self.runner else signal.SIGINT)
+    def interrupt(self) -> None:
+        super().interrupt()
         self.client.close()
-        return self.process.wait(30)
 
 
 class Load:

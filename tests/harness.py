@@ -204,15 +204,16 @@ SOURCES = [
 DEFAULTS = {question: values[0] for question, values in CHOICES.items()}
 ROWS = choose_rows(*CHOICES, "names")
 # Some files depend on three answers or more: mail about accounts and invitations, without jobs too,
-# statistics of an owner, and servers for the tests in CI.
+# statistics with and without an owner, and servers for the tests in CI.
 DEEP = [
     DEFAULTS | {"jobs": "postgres"},
     DEFAULTS | {"mail": "smtp", "jobs": "postgres", "organizations": "members"},
     DEFAULTS | {"mail": "smtp", "jobs": "postgres"},
     DEFAULTS | {"auth": "oidc", "mail": "smtp", "organizations": "members"},
     DEFAULTS | {"cache": "redis"},
+    DEFAULTS | {"auth": "none", "cache": "redis"},
     DEFAULTS | {"database": "none", "auth": "none", "cache": "redis"},
-    DEFAULTS | {"database": "none", "auth": "none", "ci": "gitlab"},
+    DEFAULTS | {"database": "none", "auth": "none", "telemetry": "opentelemetry", "ci": "gitlab"},
 ]
 ROWS += DEEP
 # The answers that change code. The tests of a project take a minute or two, so those of a row run

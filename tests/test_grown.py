@@ -210,8 +210,8 @@ def assert_added_everywhere(project: Path, places: list[Place]) -> None:
         assert ADDED in (project / path).read_text(), path
 
 
-# The features of the team need the caller.
-ROWS = [row for row in TESTED if row["auth"] != "none"]
+# The features of the team need the caller. One row is without a database.
+ROWS = [*EXTENDED, next(row for row in TESTED if row["database"] == "none" != row["auth"])]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=name)
@@ -231,6 +231,8 @@ def test_an_extended_project_updates_to_the_next_release(
         lay(project, "documents", include("documents"))
     if has_cache:
         lay(project, "rates", include("rates"))
+    if row["telemetry"] != "none":
+        lay(project, "quotes", include("quotes"))
     if has_orders:
         lay(project, "orders", ORDERS)
         [orders] = migration(project, "add orders")

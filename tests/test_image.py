@@ -281,6 +281,10 @@ def services(image: Image, cluster: Cluster) -> dict[str, Any]:
             connection.execute(configs["roles"]["content"])
     own = compose["services"]["service"].setdefault("environment", {})
     own |= {"PORT": str(free_port()), "HTTP_ALLOWED_HOSTS": "orders.example.com"}
+    for service in compose["services"].values():
+        # Compose takes a variable without a value from the shell, which has none here.
+        variables = service.get("environment", {})
+        service["environment"] = {key: value for key, value in variables.items() if value}
     return dict(compose["services"])
 
 

@@ -207,8 +207,9 @@ class Queue:
         """Add a job as another version of the service would."""
         with self.server.connect(autocommit=True) as connection:
             connection.execute(
-                "INSERT INTO jobs (id, name, payload, attempts, due_at, created_at, updated_at) "
-                "VALUES (gen_random_uuid(), %s, %s, 0, now(), now(), now())",
+                "INSERT INTO jobs "
+                "(id, name, payload, context, attempts, due_at, created_at, updated_at) "
+                "VALUES (gen_random_uuid(), %s, %s, '{}', 0, now(), now(), now())",
                 [name, payload],
             )
 

@@ -293,6 +293,7 @@ def test_items_belong_to_organizations_and_back(
         "DATABASE_URL": database,
         "AUTH_SECRET": token_hex(32),
         "CACHE_URL": "redis://127.0.0.1:1",  # where no server listens
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1",
     }
     emails = ("ada@example.com", "bob@example.com")
 
@@ -313,7 +314,8 @@ def test_items_belong_to_organizations_and_back(
             for number in range(2):
                 item = {"name": f"{email} {number}"}
                 assert service.client.post("/v1/items", json=item).status_code == 201
-    assert update(project, database, organizations="members", cache="redis") == []
+    others = {"cache": "redis", "telemetry": "opentelemetry"}
+    assert update(project, database, organizations="members", **others) == []
     with serving(project, variables) as service:
         for email in emails:
             log_in(service, email)
@@ -323,7 +325,7 @@ def test_items_belong_to_organizations_and_back(
             assert list_names(service, path) == [f"{email} 0", f"{email} 1"]
             assert service.client.post(path, json={"name": f"{email} 2"}).status_code == 201
             assert service.client.get(f"{path}/statistics/words").json()["items"] == 3
-    removed = update(project, database, organizations="none", cache="none")
+    removed = update(project, database, organizations="none", **dict.fromkeys(others, "none"))
     assert removed == ["organization_items", "organizations"]
     with serving(project, variables) as service:
         for email in emails:

@@ -97,6 +97,15 @@ MODULES = {
     "pydantic_settings": "pydantic-settings",
     "uuid_utils": "uuid-utils",
 }
+# Packages in a namespace that several distributions share, the longest first.
+NAMESPACE = {
+    "opentelemetry.exporter.otlp.proto.http": "opentelemetry-exporter-otlp-proto-http",
+    "opentelemetry.exporter.prometheus": "opentelemetry-exporter-prometheus",
+    "opentelemetry.proto": "opentelemetry-proto",
+    "opentelemetry.sdk": "opentelemetry-sdk",
+    "opentelemetry": "opentelemetry-api",
+    "prometheus_client": "prometheus-client",
+}
 # Never imported here: other libraries load them by name.
 LOADED_BY_NAME = {"asyncpg", "python-multipart", "uvloop"}
 
@@ -115,8 +124,16 @@ def list_imports(project: Project, folders: tuple[str, ...]) -> set[str]:
                     modules.update(alias.name for alias in node.names)
                 elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                     modules.add(node.module)
-    tops = {module.partition(".")[0] for module in modules} - sys.stdlib_module_names
-    return {MODULES.get(top, top) for top in tops - {project.package, "dev"}}
+    own = {project.package, "dev"} | sys.stdlib_module_names
+    return {find_distribution(module) for module in modules if module.split(".")[0] not in own}
+
+
+def find_distribution(module: str) -> str:
+    for package, distribution in NAMESPACE.items():
+        if f"{module}.".startswith(f"{package}."):
+            return distribution
+    top = module.partition(".")[0]
+    return MODULES.get(top, top)
 
 
 def list_dependencies(requirements: list[str]) -> set[str]:
@@ -160,9 +177,10 @@ WORDS = {
     # Not the caches of tools, or of HTTP.
     "cache": r"redis|valkey|from limits\b|limits>=|limits.writes|ratelimit|rate.limits|CacheDep"
     r"|cache_url|(?<!\.)\bcache[/.]|cached.values|the cache\b",
-    "statistics": r"statistics",
+    "statistics": r"(?<!limiter\.)statistics",
     "organizations": r"(?<!com/)\borganizations?[/_.]|OrganizationRow|invitation",
     "single": r"item_owners",
+    "telemetry": r"telemetry|\botel|prometheus|psutil|grafana|trace_id|traceparent|start_span",
     "emails": r"\bemail\b(?![.-]| import)|normalize_email",
     "links": r"link_url",
     "github": r"github",

@@ -21,7 +21,7 @@ def upgrade() -> None:
         sa.Column("due_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("lease", sa.Uuid, nullable=True),
         sa.Column("attempts", sa.Integer, nullable=False),
-        sa.Column("request_id", sa.String(200), nullable=True),
+        sa.Column("context", JSONB, nullable=False),
         sa.Column("failed_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("error", sa.Text, nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),

@@ -68,7 +68,7 @@ async def print_jobs(session: AsyncSession) -> bool:
                     "due_at": job.due_at.isoformat(),
                     "schedule": job.schedule,
                     "age": round((now - job.created_at).total_seconds()),
-                    "request_id": job.request_id,
+                    "request_id": job.context.get("request_id"),
                     "error": job.error,
                 }
             )

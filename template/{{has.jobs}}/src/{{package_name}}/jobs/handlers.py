@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeVar, get_type_hints, overload
+from typing import Any, Literal, NamedTuple, TypeVar, get_type_hints, overload
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim
@@ -30,6 +30,13 @@ class Handler:
     attempts: int
     time_limit: float  # seconds
     schedule: str  # "" if it is not periodic
+
+
+class Outcome(NamedTuple):
+    """How an attempt to run a job has ended."""
+
+    name: Literal["done", "retried", "failed", "released", "lost"]
+    error: Exception | None = None
 
 
 # By the name of the payload's type, which a job has in the database, too.

@@ -26,6 +26,7 @@ class Job(Base):
     due_at: Mapped[datetime]
     lease: Mapped[UUID | None]  # of the worker that claimed it, together with others
     attempts: Mapped[int] = mapped_column(default=0)  # that have started
-    request_id: Mapped[str | None] = mapped_column(String(200))  # of the request that added it
+    # The ids of the request that added it.
+    context: Mapped[dict[str, str]] = mapped_column(JSONB, default=dict)
     failed_at: Mapped[datetime | None]
     error: Mapped[str | None] = mapped_column(Text)  # of the last attempt
