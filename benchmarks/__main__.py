@@ -17,7 +17,7 @@ from typing import Any
 
 from harness import succeed
 
-from . import HERE, caches, full, growth, own, page, queues, tenants
+from . import HERE, caches, full, growth, own, page, queues, telemetry, tenants
 from .servers import CORES, NAMES, OTHERS, Bench, Server, running
 from .work import WORK, WORKS, Sample, Work, measure
 
@@ -39,6 +39,9 @@ def main(options: Namespace) -> None:
     elif options.caches:
         os.sched_setaffinity(0, OTHERS)
         keep(folder, read(HERE) | {"caches": caches.measure_all(options.seconds)})
+    elif options.telemetry:
+        os.sched_setaffinity(0, OTHERS)
+        keep(folder, read(HERE) | {"telemetry": telemetry.measure_all(options.seconds)})
     elif options.full:
         os.sched_setaffinity(0, OTHERS)
         keep(folder, read(HERE) | {"full": full.measure_all(options.seconds)})
@@ -79,6 +82,7 @@ def measure_all(bench: Bench, options: Namespace) -> Iterator[dict[str, Any]]:
     yield {"queues": queues.measure_all(options.jobs)}
     yield {"tenants": tenants.measure_all(seconds)}
     yield {"caches": caches.measure_all(seconds)}
+    yield {"telemetry": telemetry.measure_all(seconds)}
     yield {"full": full.measure_all(seconds)}
 
 
@@ -160,6 +164,7 @@ def parse() -> Namespace:
     parser.add_argument("--queues", action="store_true", help="measure only the queues of jobs")
     parser.add_argument("--tenants", action="store_true", help="measure only organizations")
     parser.add_argument("--caches", action="store_true", help="measure only the cache")
+    parser.add_argument("--telemetry", action="store_true", help="measure only telemetry")
     parser.add_argument("--full", action="store_true", help="measure only a full project")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3, help="of one kind of work")
