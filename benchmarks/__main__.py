@@ -6,7 +6,7 @@ import platform
 import shutil
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -25,6 +25,13 @@ RESULTS = "results.json"
 CONNECTIONS = (1, 20, 100)
 PACKAGES = ("fastapi", "starlette", "uvicorn", "uvloop", "httptools", "pydantic", "sqlalchemy")
 PACKAGES += ("asyncpg", "pyjwt", "argon2-cffi", "structlog")
+# What can be measured alone, by its option and its place in the results.
+PARTS: dict[str, Callable[[int], Any]] = {
+    "tenants": tenants.measure_all,
+    "caches": caches.measure_all,
+    "telemetry": telemetry.measure_all,
+    "full": full.measure_all,
+}
 
 
 def main(options: Namespace) -> None:
@@ -33,18 +40,10 @@ def main(options: Namespace) -> None:
         keep(folder, read(folder) | {"suite": own.measure_suite()})
     elif options.queues:
         keep(folder, read(HERE) | {"queues": queues.measure_all(options.jobs)})
-    elif options.tenants:
+    elif names := [name for name in PARTS if getattr(options, name)]:
         os.sched_setaffinity(0, OTHERS)
-        keep(folder, read(HERE) | {"tenants": tenants.measure_all(options.seconds)})
-    elif options.caches:
-        os.sched_setaffinity(0, OTHERS)
-        keep(folder, read(HERE) | {"caches": caches.measure_all(options.seconds)})
-    elif options.telemetry:
-        os.sched_setaffinity(0, OTHERS)
-        keep(folder, read(HERE) | {"telemetry": telemetry.measure_all(options.seconds)})
-    elif options.full:
-        os.sched_setaffinity(0, OTHERS)
-        keep(folder, read(HERE) | {"full": full.measure_all(options.seconds)})
+        for name in names:
+            keep(folder, read(HERE) | {name: PARTS[name](options.seconds)})
     elif not options.page:
         if not shutil.which("wrk"):
             sys.exit("The load comes from wrk: apt install wrk, or brew install wrk.")
@@ -80,10 +79,8 @@ def measure_all(bench: Bench, options: Namespace) -> Iterator[dict[str, Any]]:
     os.sched_setaffinity(0, CORES)
     yield {"own": own.measure_all(bench)}
     yield {"queues": queues.measure_all(options.jobs)}
-    yield {"tenants": tenants.measure_all(seconds)}
-    yield {"caches": caches.measure_all(seconds)}
-    yield {"telemetry": telemetry.measure_all(seconds)}
-    yield {"full": full.measure_all(seconds)}
+    for name, measure_part in PARTS.items():
+        yield {name: measure_part(seconds)}
 
 
 def describe(bench: Bench, options: Namespace) -> dict[str, Any]:

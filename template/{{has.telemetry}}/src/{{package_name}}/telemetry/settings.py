@@ -2,6 +2,7 @@
 
 import re
 from contextlib import suppress
+from functools import partial
 from typing import Annotated, Literal
 from urllib.parse import unquote, urlsplit
 
@@ -11,8 +12,6 @@ from ..groups import CommaSeparated, Group
 
 PORT = Annotated[int, Field(ge=1, le=65_535)]
 RATIO = Annotated[float, Field(ge=0, le=1)]
-TRACES_EXPORTERS = ("otlp", "console", "none")
-METRICS_EXPORTERS = ("otlp", "none")
 # OpenTelemetry's SDK logs a header that it cannot read, with its value.
 HEADER = re.compile(r" *[\w.-]+ *=[^\"\\;]*", re.ASCII)
 
@@ -43,14 +42,6 @@ def check_headers(value: SecretStr) -> SecretStr:
     return value
 
 
-def check_traces_exporters(values: tuple[str, ...]) -> tuple[str, ...]:
-    return check_exporters(values, TRACES_EXPORTERS)
-
-
-def check_metrics_exporters(values: tuple[str, ...]) -> tuple[str, ...]:
-    return check_exporters(values, METRICS_EXPORTERS)
-
-
 def check_exporters(values: tuple[str, ...], supported: tuple[str, ...]) -> tuple[str, ...]:
     if not {*values} <= {*supported} or ("none" in values and len(values) > 1):
         *others, last = supported
@@ -60,6 +51,12 @@ def check_exporters(values: tuple[str, ...], supported: tuple[str, ...]) -> tupl
 
 Endpoint = Annotated[str, AfterValidator(check_endpoint)]
 Headers = Annotated[SecretStr, AfterValidator(check_headers)]
+TracesExporters = Annotated[
+    CommaSeparated, AfterValidator(partial(check_exporters, supported=("otlp", "console", "none")))
+]
+MetricsExporters = Annotated[
+    CommaSeparated, AfterValidator(partial(check_exporters, supported=("otlp", "none")))
+]
 
 
 class TelemetrySettings(Group):
@@ -81,8 +78,8 @@ class OtelSettings(Group):
     exporter_otlp_traces_headers: Headers | None = None
     exporter_otlp_metrics_headers: Headers | None = None
     exporter_otlp_protocol: Literal["http/protobuf"] = "http/protobuf"
-    traces_exporter: Annotated[CommaSeparated, AfterValidator(check_traces_exporters)] = ("otlp",)
-    metrics_exporter: Annotated[CommaSeparated, AfterValidator(check_metrics_exporters)] = ("otlp",)
+    traces_exporter: TracesExporters = ("otlp",)
+    metrics_exporter: MetricsExporters = ("otlp",)
     traces_sampler: Literal[
         "always_on",
         "always_off",
