@@ -117,7 +117,7 @@ def test_ci_passes_with_the_oldest_dependencies(
     packages = tomllib.loads((project / "uv.lock").read_text())["package"]
     versions = {package["name"]: package["version"] for package in packages}
     for dependency in requirements:
-        distribution, floor = re.findall(r"^([\w-]+).*?>=([\d.]+)", dependency)[0]
+        distribution, floor = re.findall(r"^([\w-]+).*?>=([\w.]+)", dependency)[0]
         assert f"{versions[distribution]}.".startswith(f"{floor}."), dependency
 
 
