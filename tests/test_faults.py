@@ -2,7 +2,6 @@
 
 import re
 import resource
-import shutil
 import signal
 import socket
 import subprocess
@@ -12,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from secrets import token_hex
-from tempfile import mkdtemp
 from typing import Any
 
 import httpx2
@@ -20,7 +18,7 @@ import psycopg
 import pytest
 import trustme
 from anyio.from_thread import start_blocking_portal
-from breakable import COMMAND, Front, Load, Postgres, Service, row
+from breakable import COMMAND, Front, Load, Postgres, Service, opening_postgres, row
 from harness import UV, eventually, make_environment, render, run
 from postgres import HOST, free_port
 from psycopg import sql
@@ -34,12 +32,8 @@ Start = Callable[..., Service]
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Postgres]:
-    folder = Path(mkdtemp(prefix="faults-"))
-    postgres = Postgres(folder)
-    postgres.begin()
-    yield postgres
-    postgres.halt()
-    shutil.rmtree(folder)
+    with opening_postgres() as postgres:
+        yield postgres
 
 
 @pytest.fixture

@@ -46,6 +46,7 @@ SECRETS = {
     "CACHE_PASSWORD": token_hex(16),
     "MAIL_SENDER": "Orders <no-reply@example.com>",
     "MAIL_URL": f"smtps://orders:{token_hex(16)}@mail.example.com",
+    "NATS_PASSWORD": token_hex(16),
     "OWNER_PASSWORD": token_hex(16),
     "POSTGRES_PASSWORD": token_hex(16),
 }

@@ -7,235 +7,80 @@ import shutil
 import signal
 import socket
 import socketserver
-import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
 from pathlib import Path
 from secrets import token_hex
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from threading import Thread
-from typing import Any, ClassVar, LiteralString
+from typing import ClassVar
 
-import httpx2
+import psycopg
 import pytest
-from breakable import COMMAND, Postgres, Service, row
-from harness import UV, add_code, add_lines, eventually, make_environment, render, run, succeed
-from postgres import HOST, free_port
+import trustme
+from breakable import COMMAND, Nats, Postgres, opening_postgres, row
+from credentials import OperatedNats
+from harness import eventually, succeed
+from postgres import HOST
 from psycopg import sql
+from workers import BILLING, MAIL_PORT, Load, Queue, make_project, make_tables, opening_queue
 
-# How often each test runs. `nox -s crashes` runs them more often.
-ROUNDS = int(os.environ.get("ROUNDS", "3"))
+# How often each test runs. `nox -s crashes` runs them twenty times.
+ROUNDS = int(os.environ.get("ROUNDS", "1"))
 
-JOBS = """
-import asyncio
-import os
-import signal
-import time
-from pathlib import Path
-
-from pydantic import BaseModel
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
-
-from ..database import DatabaseState
-from ..jobs import job
+ENGINES = {
+    name: pytest.param(name, marks=pytest.mark.xdist_group(f"jobs-{name}"))
+    for name in ("postgres", "nats")
+}
+nats_only = pytest.mark.parametrize("engine", [ENGINES["nats"]], indirect=True)
 
 
-class Work(BaseModel):
-    tag: str
-    seconds: float = 0  # that its first attempt takes
-    deed: str = ""
-
-
-class Doomed(Work):
-    pass
-
-
-class Tick(BaseModel):
-    tag: str = "tick"
-
-
-@job
-async def do_work(work: Work, session: AsyncSession, state: DatabaseState) -> None:
-    path = Path(os.environ["STARTS"])
-    is_first = f" {work.tag}\\n" not in path.read_text()
-    with path.open("a") as file:
-        file.write(f"{os.getpid()} {work.tag}\\n")
-    await session.execute(text("INSERT INTO effects VALUES (:tag)"), {"tag": work.tag})
-    if work.deed == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    elif work.deed == "raise":
-        raise RuntimeError("no paper")
-    elif work.deed == "block" and is_first:
-        time.sleep(work.seconds)
-    if is_first:
-        await asyncio.sleep(work.seconds)
-
-
-@job(attempts=2)
-async def be_doomed(work: Doomed, session: AsyncSession, state: DatabaseState) -> None:
-    await do_work(work, session, state)
-
-
-@job(cron="0 0 1 1 *")
-async def tick(payload: Tick, session: AsyncSession, state: DatabaseState) -> None:
-    await do_work(Work(tag=payload.tag), session, state)
-"""
-ROUTER = """
-from ..dependencies import SessionDep
-from ..errors import Conflict
-from ..jobs.dependencies import JobsDep
-from ..mail.dependencies import MailDep
-from ..routing import Router
-from .jobs import Doomed, Work
-
-router = Router(prefix="/works", tags=["works"])
-
-
-@router.post("/mail", status_code=202)
-async def send_mail(mail: MailDep) -> None:
-    await mail.send("ada@example.com", "test")
-
-
-@router.post("", status_code=202)
-async def add_work(session: SessionDep, jobs: JobsDep, work: Work) -> None:
-    is_doomed = work.deed in {"kill", "raise"}
-    await jobs.add(session, Doomed(**work.model_dump()) if is_doomed else work)
-    if work.deed == "conflict":
-        raise Conflict
-"""
+@pytest.fixture(scope="module", params=ENGINES.values())
+def engine(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    folder = Path(mkdtemp(prefix="jobs-"))
-    postgres = Postgres(folder)
-    postgres.begin()
-    yield postgres
-    postgres.halt()
-    shutil.rmtree(folder)
+def server(engine: str) -> Iterator[Postgres]:
+    with opening_postgres() as postgres:
+        yield postgres
 
 
 @pytest.fixture(scope="module")
-def project(template: Path, server: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(
+    template: Path, server: Postgres, engine: str, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     folder = tmp_path_factory.mktemp("project") / "rendered"
-    project = render(template, folder, auth="none", jobs="postgres", mail="smtp")
-    add_code(project, "src/my_service/works/jobs.py", JOBS)
-    add_code(project, "src/my_service/works/router.py", ROUTER)
-    app = project / "src" / "my_service" / "app.py"
-    add_lines(app, "imports", "from .works.router import router as works")
-    add_lines(app, "routers", "app.include_router(works)")
-    succeed(project, UV, "sync", "--quiet")
-    command(project, server, "migrate")
-    with server.connect(autocommit=True) as connection:
-        connection.execute("CREATE TABLE effects (tag text)")
-    return project
+    return make_project(template, folder, server, engine)
 
 
-def command(project: Path, server: Postgres, *arguments: str) -> str:
-    return succeed(project, UV, "run", "-q", COMMAND, *arguments, DATABASE_URL=server.url)
+@pytest.fixture(scope="module")
+def brokers(project: Path, engine: str) -> Iterator[list[Nats]]:
+    if engine == "postgres":
+        yield []
+        return
+    with TemporaryDirectory(prefix="nats-") as folder:
+        nats = Nats(project, Path(folder))
+        nats.begin()
+        try:
+            create_stream(project, nats)
+            yield [nats]
+        finally:
+            nats.halt()
 
 
-# Where no mail server listens, except in one test.
-MAIL_PORT = free_port()
-MAIL = {"MAIL_URL": f"smtp://127.0.0.1:{MAIL_PORT}", "MAIL_SENDER": "no-reply@example.com"}
-
-
-class Worker:
-    """A process that runs jobs, and what it has logged."""
-
-    def __init__(
-        self, project: Path, url: str, starts: Path, *arguments: str, **variables: str
-    ) -> None:
-        self.path = starts.with_name(f"{token_hex(4)}.log")
-        environment = make_environment(
-            PATH=f"{project / '.venv/bin'}:{os.environ['PATH']}",
-            DATABASE_URL=url,
-            STARTS=str(starts),
-            **MAIL,
-            **variables,
-        )
-        with self.path.open("wb") as log:
-            self.process = subprocess.Popen(
-                [COMMAND, "work", *arguments], cwd=project, env=environment, stdout=log, stderr=log
-            )
-
-    @property
-    def log(self) -> str:
-        return self.path.read_text()
-
-    def jobs(self, **members: Any) -> list[dict[str, Any]]:
-        """Return the lines about jobs that have these members."""
-        lines = [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
-        members["event"] = "job"
-        return [line for line in lines if line.items() >= members.items()]
-
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        with suppress(ProcessLookupError):
-            self.process.send_signal(number)
-        return self.process.wait(30)
-
-
-class Queue:
-    """A service that adds jobs, its workers, and what they have done."""
-
-    def __init__(self, project: Path, server: Postgres, folder: Path, stack: ExitStack) -> None:
-        self.project = project
-        self.server = server
-        self.stack = stack
-        self.starts = folder / "starts"
-        self.starts.touch()
-        with server.connect(autocommit=True) as connection:
-            connection.execute("TRUNCATE effects, jobs")
-        variables = {"DATABASE_URL": server.url, "AUTH_SECRET": token_hex(32), **MAIL}
-        self.service = Service(project, variables, "--drain=0")
-        stack.callback(self.service.stop)
-        assert eventually(self.service.answers), self.service.log
-
-    def start_worker(self, *arguments: str, **variables: str) -> Worker:
-        worker = Worker(self.project, self.server.url, self.starts, *arguments, **variables)
-        self.stack.callback(worker.stop, signal.SIGKILL)
-        return worker
-
-    def add(self, tag: str, seconds: float = 0, deed: str = "") -> httpx2.Response:
-        work = {"tag": tag, "seconds": seconds, "deed": deed}
-        return self.service.client.post("/works", json=work)
-
-    def insert(self, name: str, payload: str) -> None:
-        """Add a job as another version of the service would."""
-        with self.server.connect(autocommit=True) as connection:
-            connection.execute(
-                "INSERT INTO jobs "
-                "(id, name, payload, context, attempts, due_at, created_at, updated_at) "
-                "VALUES (gen_random_uuid(), %s, %s, '{}', 0, now(), now(), now())",
-                [name, payload],
-            )
-
-    def query(self, statement: LiteralString) -> list[Any]:
-        with self.server.connect(autocommit=True) as connection:
-            cursor = connection.execute(statement)
-            return [value for (value, *_) in cursor] if cursor.description else []
-
-    def has_started(self, tag: str) -> list[int]:
-        """Return the process of each start of a job."""
-        return [
-            int(process)
-            for process in re.findall(rf"^(\d+) {tag}$", self.starts.read_text(), re.MULTILINE)
-        ]
-
-    def effects(self) -> list[str]:
-        return sorted(self.query("SELECT tag FROM effects"))
-
-    def is_empty(self) -> bool:
-        return self.query("SELECT count(*) FROM jobs WHERE schedule IS NULL") == [0]
+def create_stream(project: Path, nats: Nats, *options: str, **variables: str) -> None:
+    command = str(project / ".venv" / "bin" / COMMAND)
+    variables["JOBS_NATS_URL"] = nats.url
+    output = succeed(project, command, "jobs", "create-stream", *options, **variables)
+    assert output.endswith("The stream was created.\n")
 
 
 @pytest.fixture(params=range(ROUNDS))
-def queue(project: Path, server: Postgres, tmp_path: Path) -> Iterator[Queue]:
-    with ExitStack() as stack:
-        yield Queue(project, server, tmp_path, stack)
+def queue(project: Path, server: Postgres, brokers: list[Nats], tmp_path: Path) -> Iterator[Queue]:
+    with opening_queue(project, server, brokers, tmp_path) as queue:
+        yield queue
 
 
 class Inbox(socketserver.StreamRequestHandler):
@@ -267,10 +112,22 @@ def test_a_worker_that_is_killed_loses_no_job(queue: Queue) -> None:
     [process] = queue.has_started("long")
     workers.pop(process).stop(signal.SIGKILL)
     # The lease ends after 10 seconds.
-    assert eventually(queue.is_empty), queue.query("SELECT name FROM jobs")
+    assert eventually(queue.is_empty, 40), queue.query("SELECT name FROM jobs")
     assert queue.effects() == sorted(["long", *(f"short {index}" for index in range(20))])
     [survivor] = workers.values()
     assert eventually(lambda: bool(survivor.jobs(attempt=2, outcome="done")))
+
+
+def test_workers_that_are_killed_under_load_lose_no_job(queue: Queue) -> None:
+    workers = [queue.start_worker() for _ in range(2)]
+    with Load(queue) as load:
+        for _ in range(3):
+            load.wait(40)
+            workers.pop(0).stop(signal.SIGKILL)
+            workers.append(queue.start_worker())
+        load.wait(40)
+    assert eventually(queue.is_empty, 60), queue.list_jobs()
+    assert queue.effects() == sorted(load.tags)
 
 
 @row("A job kills its worker")
@@ -280,9 +137,8 @@ def test_a_job_that_kills_its_worker_is_given_up(queue: Queue) -> None:
         worker = queue.start_worker()
         assert worker.process.wait(30) == -signal.SIGKILL
     worker = queue.start_worker()
-    failed = "SELECT error FROM jobs WHERE failed_at IS NOT NULL"
-    assert eventually(lambda: bool(queue.query(failed)), 30)
-    assert "WorkerDied" in queue.query(failed)[0]
+    assert eventually(lambda: bool(queue.errors()), 30)
+    assert "WorkerDied" in queue.errors()[0]
     assert len(queue.has_started("killer")) == 2
     assert queue.effects() == []
     queue.add("next")
@@ -324,26 +180,15 @@ def test_after_a_second_signal_jobs_are_released_at_once(queue: Queue) -> None:
 @row("The database is killed while workers run")
 def test_a_database_that_is_killed_loses_no_accepted_job(queue: Queue) -> None:
     workers = [queue.start_worker() for _ in range(2)]
-    tags = [token_hex(8) for _ in range(300)]
-
-    def add(tag: str) -> str:
-        time.sleep(0.01)
-        with suppress(httpx2.TransportError):
-            if queue.add(tag).status_code == 202:
-                return tag
-        return ""
-
-    with ThreadPoolExecutor(4) as threads:
-        results = threads.map(add, tags)
-        time.sleep(0.5)
+    with Load(queue) as load:
+        load.wait(50)
         queue.server.kill()
         queue.server.begin()
-        accepted = {tag for tag in results if tag}
-    assert accepted
-    assert eventually(queue.is_empty, 40), queue.query("SELECT error FROM jobs")
+        load.wait(50)
+    assert eventually(queue.is_empty, 60), queue.query("SELECT error FROM jobs")
     effects = queue.effects()
     assert len(effects) == len(set(effects))
-    assert accepted <= set(effects) <= set(tags)
+    assert load.tags <= set(effects)  # a commit whose response was lost has an effect, too
     for worker in workers:
         assert worker.process.poll() is None
         assert worker.log.count("the queue is unreachable") <= 1
@@ -398,35 +243,27 @@ def test_a_worker_that_is_frozen_writes_nothing_later(queue: Queue) -> None:
     assert other.stop() == 0
     queue.add("next")
     assert eventually(lambda: queue.effects() == ["long", "next"])
+    assert "NATS" not in frozen.log
 
 
 @row("A handler raises")
 def test_a_job_that_fails_is_kept_listed_retried_and_deleted(queue: Queue) -> None:
     queue.start_worker()
     queue.add("printer", deed="raise")
-    assert eventually(lambda: bool(queue.query("SELECT 1 FROM jobs WHERE failed_at IS NOT NULL")))
+    assert eventually(lambda: bool(queue.errors()) and queue.is_settled())
     assert len(queue.has_started("printer")) == 2
-
-    def list_jobs() -> list[dict[str, Any]]:
-        lines = command(queue.project, queue.server, "jobs", "list").splitlines()
-        return [job for job in map(json.loads, lines) if job["name"] == "Doomed"]
-
-    [job] = list_jobs()
-    assert (job["state"], job["attempts"]) == ("failed", 2)
+    [job] = queue.list_jobs()
+    assert (job["name"], job["state"], job["attempts"]) == ("Doomed", "failed", 2)
     assert job["error"] == "RuntimeError('no paper')"
-    assert json.loads(command(queue.project, queue.server, "jobs"))["failed"] == 1
-    assert "is due" in command(queue.project, queue.server, "jobs", "retry", job["id"])
+    assert json.loads(queue.command("jobs"))["failed"] == 1
+    assert "is due" in queue.command("jobs", "retry", job["id"])
     assert eventually(lambda: len(queue.has_started("printer")) == 4)
-    assert eventually(lambda: list_jobs()[0]["state"] == "failed")
-    assert "was deleted" in command(queue.project, queue.server, "jobs", "delete", job["id"])
-    assert list_jobs() == []
+    assert eventually(lambda: bool(queue.errors()) and queue.is_settled())
+    assert [job["state"] for job in queue.list_jobs()] == ["failed"]
+    assert "was deleted" in queue.command("jobs", "delete", job["id"])
+    assert queue.list_jobs() == []
     for name in ("retry", "delete"):
-        done = run(
-            queue.project,
-            UV,
-            *("run", "-q", COMMAND, "jobs", name, job["id"]),
-            DATABASE_URL=queue.server.url,
-        )
+        done = queue.run("jobs", name, job["id"])
         assert done.returncode == 1
         assert done.stdout.startswith("Error: There is no ")
     assert queue.effects() == []
@@ -454,16 +291,44 @@ def test_a_handler_that_blocks_the_event_loop_loses_leases_in_the_log(queue: Que
     assert second.jobs(outcome="done")
 
 
+def test_a_job_for_a_later_time_waits(queue: Queue) -> None:
+    queue.start_worker()
+    start = time.monotonic()
+    assert queue.add("later", delay=4).status_code == 202
+    queue.add("now")
+    assert eventually(lambda: queue.effects() == ["now"])
+    assert eventually(lambda: queue.effects() == ["later", "now"])
+    assert time.monotonic() - start >= 4
+
+
+def test_a_key_is_unique_until_its_job_starts(queue: Queue) -> None:
+    for tag in ("a", "b"):
+        assert queue.add(tag, key="key").status_code == 202
+    worker = queue.start_worker(JOBS_CONCURRENCY="1")
+    assert eventually(lambda: queue.effects() == ["a"])
+    queue.add("busy", deed="wait")
+    assert eventually(lambda: bool(queue.has_started("busy")))
+    queue.add("c", key="key")
+    if queue.brokers:  # it waits in the stream
+        assert eventually(lambda: queue.broker.count_messages() == 2)
+    queue.add("d", key="key")
+    queue.add("e", key="another key")
+    queue.let_go()
+    assert eventually(queue.is_empty)
+    assert queue.effects() == ["a", "busy", "c", "e"]
+    assert len(worker.jobs(outcome="done")) == 4
+
+
 def test_a_periodic_job_runs_once_at_each_time(queue: Queue) -> None:
     workers = [queue.start_worker() for _ in range(3)]
     listening = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"
     assert eventually(lambda: queue.query(listening) == [3])
+    later = "SELECT 1 FROM jobs WHERE name = 'Tick' AND due_at > now() + interval '1 minute'"
     for _ in range(5):
         queue.query("TRUNCATE effects")
         queue.query("UPDATE jobs SET due_at = now() WHERE name = 'Tick'")
         assert eventually(lambda: queue.effects() == ["tick"])
-        later = "SELECT 1 FROM jobs WHERE name = 'Tick' AND due_at > now() + interval '1 minute'"
-        assert queue.query(later) == [1]
+        assert eventually(lambda: queue.query(later) == [1] and queue.is_empty())
     assert len(queue.has_started("tick")) == 5
     # A time at which no worker runs is not missed.
     for worker in workers:
@@ -477,10 +342,10 @@ def test_a_worker_starts_as_many_jobs_as_it_may(queue: Queue) -> None:
     for tag in ("first", "second"):
         queue.add(tag, seconds=60)
     worker = queue.start_worker("--grace=0", JOBS_CONCURRENCY="1")
-    assert eventually(lambda: bool(queue.has_started("first")))
+    assert eventually(lambda: bool(queue.starts.read_text()))
     assert worker.stop() == 0
     assert len(worker.jobs(outcome="released")) == 1
-    assert not queue.has_started("second")
+    assert len(queue.starts.read_text().splitlines()) == 1
 
 
 def test_a_write_that_is_rolled_back_adds_no_job(queue: Queue) -> None:
@@ -520,8 +385,8 @@ def test_two_versions_of_the_service_run_side_by_side(queue: Queue, tmp_path: Pa
         0
     ]
     new = queue.start_worker(PYTHONPATH=str(tmp_path / "src"))
-    assert eventually(lambda: queue.has_started("later") == [new.process.pid])
     assert old.stop() == 0
+    assert eventually(lambda: queue.has_started("later") == [new.process.pid], 30)
     queue.add("last")
     assert eventually(lambda: queue.has_started("last") == [new.process.pid])
     assert eventually(queue.is_empty)
@@ -531,24 +396,610 @@ def test_two_versions_of_the_service_run_side_by_side(queue: Queue, tmp_path: Pa
 @row("The mail server is unreachable while jobs send mail")
 def test_mail_arrives_when_its_server_is_back(queue: Queue) -> None:
     Inbox.messages.clear()
-    with socket.create_server((HOST, MAIL_PORT)):  # it accepts no connection
+    with socket.create_server((HOST, MAIL_PORT)) as listener:
         worker = queue.start_worker()
         start = time.monotonic()
         assert queue.service.client.post("/works/mail").status_code == 202
         assert time.monotonic() - start < 5
-        assert eventually(
-            lambda: queue.query("SELECT attempts FROM jobs WHERE name = 'SendMail'") == [1]
-        )
-        worker.stop(signal.SIGKILL)
-    queue.start_worker()
+        with listener.accept()[0]:  # it says nothing
+            worker.stop(signal.SIGKILL)
+    worker = queue.start_worker()
     # The lease ends. Then, nothing listens.
-    error = "SELECT error FROM jobs WHERE name = 'SendMail'"
-    assert eventually(lambda: "Error connecting" in str(queue.query(error)))
+    assert eventually(lambda: "Error connecting" in worker.log, 30)
     with MailServer((HOST, MAIL_PORT), Inbox) as inbox:
         thread = Thread(target=inbox.serve_forever)
         thread.start()
-        assert eventually(queue.is_empty)
+        assert eventually(queue.is_empty, 30)
         inbox.shutdown()
         thread.join()
     [message] = Inbox.messages
     assert b"Subject: Test message of" in message
+
+
+@nats_only
+@row("NATS is unreachable when a worker starts")
+def test_jobs_wait_until_nats_is_reachable(queue: Queue) -> None:
+    queue.broker.halt()
+    worker, other = queue.start_worker(), queue.start_worker()
+    assert queue.add("patient").status_code == 202
+    # The command says so, and then the worker.
+    for process in (worker, other):
+        assert eventually(lambda log=process: log.log.count("NATS is unreachable") == 2)
+    assert other.stop() == 0
+    assert queue.query("SELECT attempts FROM jobs WHERE name = 'Work'") == [0]
+    queue.broker.begin()
+    assert eventually(lambda: queue.effects() == ["patient"])
+    assert eventually(queue.is_empty)
+    assert eventually(lambda: worker.log.count("NATS works again") == 1)
+    assert worker.log.count("NATS is unreachable") == 2
+    assert worker.stop() == 0
+
+
+@nats_only
+@row("NATS is killed, or restarted")
+def test_nats_that_is_killed_loses_no_accepted_job(queue: Queue) -> None:
+    workers = [queue.start_worker() for _ in range(2)]
+    with Load(queue) as load:
+        for end in (queue.broker.kill, queue.broker.halt):
+            load.wait(50)
+            end()
+            load.wait(50)  # also without NATS
+            queue.broker.begin()
+        load.wait(50)
+    assert eventually(queue.is_empty, 60), queue.list_jobs()
+    assert queue.effects() == sorted(load.tags)
+    for worker in workers:
+        assert worker.process.poll() is None
+        assert worker.log.count("NATS is unreachable") <= 2
+        assert worker.stop() == 0
+
+
+@nats_only
+@row("NATS or the network is frozen")
+def test_nats_that_is_frozen_loses_no_accepted_job(queue: Queue) -> None:
+    worker = queue.start_worker()
+    queue.add("running", deed="wait")
+    assert eventually(lambda: bool(queue.has_started("running")))
+    queue.broker.freeze()
+    assert queue.add("during").status_code == 202
+    queue.let_go()
+    assert eventually(lambda: queue.effects() == ["running"])
+    assert eventually(lambda: "NATS is unreachable" in worker.log, 40)
+    queue.broker.go_on()
+    assert queue.add("after").status_code == 202
+    assert eventually(queue.is_empty, 60), queue.list_jobs()
+    assert queue.effects() == ["after", "during", "running"]
+    assert len(queue.has_started("running")) == 1
+    assert worker.log.count("NATS is unreachable") == 1
+    assert worker.stop() == 0
+
+
+@nats_only
+def test_a_worker_ends_while_nats_is_frozen(queue: Queue) -> None:
+    worker = queue.start_worker("--grace=0")
+    queue.add("long", deed="wait")
+    assert eventually(lambda: bool(queue.has_started("long")))
+    queue.broker.freeze()
+    assert worker.stop() == 0
+    queue.broker.go_on()
+    queue.let_go()
+    queue.start_worker()
+    assert eventually(lambda: queue.effects() == ["long"], 30)
+
+
+@nats_only
+@row("NATS is restarted while a job runs")
+def test_a_job_runs_once_while_nats_is_restarted(queue: Queue) -> None:
+    worker = queue.start_worker()
+    queue.add("long", seconds=16)
+    assert eventually(lambda: bool(queue.has_started("long")))
+    for end in (queue.broker.halt, queue.broker.kill):
+        end()
+        queue.broker.begin()
+        assert queue.add(end.__name__).status_code == 202
+        assert eventually(lambda name=end.__name__: name in queue.effects())
+    assert queue.effects() == ["halt", "kill"]
+    assert eventually(lambda: queue.effects() == ["halt", "kill", "long"], 30)
+    assert eventually(queue.is_empty)
+    assert len(queue.has_started("long")) == 1
+    assert len(worker.jobs(attempt=1, outcome="done")) == 3
+
+
+@nats_only
+@row("The stream is full")
+def test_jobs_wait_in_the_table_while_the_stream_is_full(queue: Queue) -> None:
+    stream = f"small-{token_hex(4)}"
+    create_stream(queue.project, queue.broker, "--max-bytes=10000", JOBS_STREAM=stream)
+    worker = queue.start_worker(JOBS_STREAM=stream, JOBS_CONCURRENCY="1")
+    queue.add("busy", deed="wait")
+    assert eventually(lambda: bool(queue.has_started("busy")))
+    for index in range(30):
+        assert queue.add(f"job {index}", padding="x" * 1000).status_code == 202
+    assert eventually(lambda: "NATS refuses requests" in worker.log)
+    assert "maximum bytes exceeded" in worker.log
+    assert not eventually(lambda: "NATS works again" in worker.log, 3)  # it tries each second
+    assert worker.log.count("NATS refuses requests") == 1
+    assert 10 < len(queue.query("SELECT 1 FROM jobs WHERE name = 'Work'")) < 30
+    queue.let_go()
+    assert eventually(lambda: len(queue.effects()) == 31, 60)
+    assert queue.effects() == sorted(["busy", *(f"job {index}" for index in range(30))])
+    assert eventually(lambda: not queue.has_rows())
+    assert eventually(lambda: "NATS works again" in worker.log)
+    assert worker.stop() == 0
+    queue.broker.call(f"STREAM.DELETE.{stream}")
+
+
+@nats_only
+@row("The password of NATS is wrong")
+def test_a_worker_waits_for_the_right_password_of_nats(queue: Queue) -> None:
+    right = queue.broker.password
+    running = queue.start_worker()
+    queue.add("first")
+    assert eventually(lambda: queue.effects() == ["first"])
+    queue.broker.halt()
+    queue.broker.password = token_hex(16)
+    queue.broker.begin()
+    starting = queue.start_worker(
+        JOBS_NATS_URL=queue.broker.url.replace(queue.broker.password, right)
+    )
+    assert queue.add("patient").status_code == 202
+    for worker in (running, starting):
+        assert eventually(lambda log=worker: "NATS is unreachable" in log.log), worker.log
+        assert right not in worker.log
+    assert eventually(lambda: "Authorization Violation" in starting.log), starting.log
+    time.sleep(4)  # several attempts
+    queue.broker.halt()
+    queue.broker.password = right
+    queue.broker.begin()
+    assert eventually(lambda: queue.effects() == ["first", "patient"], 30)
+    for worker in (running, starting):
+        assert eventually(lambda log=worker: "NATS works again" in log.log), worker.log
+        assert worker.stop() == 0
+
+
+@nats_only
+@row("The certificate of NATS is not trusted")
+def test_tls_and_credentials_with_the_permissions_of_the_docs(queue: Queue, tmp_path: Path) -> None:
+    docs = (queue.project / "docs" / "operations.md").read_text()
+    section = docs.split("\n## NATS\n")[1].split("\n## ")[0]
+    worker_subjects = re.findall(r'"([^"]+)"', section.split("publish: [")[1].split("]")[0])
+    subjects = {*worker_subjects, *re.findall(r"`(\$JS\.[^`]+)`", section)}
+    assert len(worker_subjects) < len(subjects) < 15
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    folder = tmp_path / "nats"
+    folder.mkdir()
+    nats = OperatedNats(queue.project, folder, authority.issue_cert(HOST))
+    trusted = {"JOBS_NATS_URL": nats.url, "SSL_CERT_FILE": str(tmp_path / "ca.pem")}
+    inbox = ["_INBOX.>"]
+    administrator = trusted | {"JOBS_NATS_CREDENTIALS": nats.write_credentials([*subjects], inbox)}
+    limited = trusted | {"JOBS_NATS_CREDENTIALS": nats.write_credentials(worker_subjects, inbox)}
+    nats.begin()
+    queue.stack.callback(nats.halt)
+    create_stream(queue.project, nats, **administrator)
+
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "other.pem"))
+    distrustful = queue.start_worker(**limited | {"SSL_CERT_FILE": str(tmp_path / "other.pem")})
+    queue.add("patient")
+    # The command and the worker say it.
+    assert eventually(lambda: distrustful.log.count("NATS is unreachable") == 2), distrustful.log
+    assert distrustful.log.count("certificate verify failed") == 2
+    assert queue.effects() == []
+    assert distrustful.stop() == 0
+
+    worker = queue.start_worker("--grace=0", **limited, JOBS_CONCURRENCY="1")
+    queue.add("printer", deed="raise")
+    assert eventually(lambda: queue.effects() == ["patient"]), worker.log
+    assert eventually(lambda: len(queue.errors()) == 1)
+    queue.add("busy", deed="wait")
+    assert eventually(lambda: bool(queue.has_started("busy")))
+    queue.add("second")
+    assert eventually(lambda: len(queue.list_jobs(**limited)) == 3)
+    length = queue.command("jobs", **limited).splitlines()[-1]
+    assert json.loads(length)["due"] == 1
+    done = queue.run("jobs", "create-stream", "--replicas=1", **limited)
+    assert "up to date" in done.stdout
+    assert worker.stop() == 0
+    assert worker.jobs(outcome="released")
+    assert "NATS" not in worker.log
+    assert "2 jobs were moved" in queue.command("jobs", "withdraw", **administrator)
+
+
+@nats_only
+@row("The stream is missing, or has other limits")
+def test_a_worker_refuses_a_stream_that_is_not_one_for_jobs(queue: Queue) -> None:
+    name = f"other-{token_hex(4)}"
+    for option in ("--relay", "--no-relay"):
+        done = queue.run("work", option, JOBS_STREAM=name)
+        assert done.returncode == 1
+        assert f"Error: The stream {name} is not one for jobs: stream not found." in done.stdout
+        assert "`my-service jobs create-stream` creates it" in done.stdout
+    queue.broker.call(
+        f"STREAM.CREATE.{name}", name=name, subjects=[f"{name}.jobs.>"], max_age=10**12
+    )
+    for arguments in (["work"], ["jobs", "create-stream"]):
+        done = queue.run(*arguments, JOBS_STREAM=name)
+        assert done.returncode == 1
+        assert f"Error: The stream {name} is not one for jobs: it has " in done.stdout
+    queue.broker.call(f"STREAM.DELETE.{name}")
+    create_stream(queue.project, queue.broker, "--max-bytes=10000", JOBS_STREAM=name)
+    done = queue.run("jobs", "create-stream", "--max-bytes=20000", JOBS_STREAM=name)
+    assert done.returncode == 1
+    assert "it has max_bytes 10000, not 20000" in done.stdout
+    assert "up to date" in queue.command("jobs", "create-stream", JOBS_STREAM=name)
+    queue.broker.call(f"STREAM.DELETE.{name}")
+
+
+@nats_only
+@row("The stream is deleted while workers run")
+def test_jobs_wait_until_the_stream_is_created_again(queue: Queue) -> None:
+    worker = queue.start_worker()
+    queue.add("first")
+    assert eventually(lambda: queue.effects() == ["first"])
+    queue.broker.call(f"STREAM.DELETE.{COMMAND}")
+    try:
+        assert queue.add("second").status_code == 202
+        assert eventually(lambda: "NATS refuses requests" in worker.log)
+        assert not eventually(lambda: "NATS works again" in worker.log, 3)  # it tries each second
+    finally:
+        create_stream(queue.project, queue.broker)
+    assert eventually(lambda: queue.effects() == ["first", "second"])
+    assert eventually(lambda: "NATS works again" in worker.log)
+    assert worker.log.count("NATS refuses requests") == 1
+    assert worker.process.poll() is None
+
+
+@nats_only
+@row("The database is unreachable while jobs run that do not use it")
+def test_jobs_that_use_no_database_run_without_one(queue: Queue) -> None:
+    before = queue.start_worker(JOBS_CONCURRENCY="2")
+    queue.publish("Note", {"tag": "before"})
+    assert eventually(lambda: queue.has_started("before") == [before.process.pid])
+    queue.server.halt()
+    try:
+        queue.publish("Note", {"tag": "during"})
+        assert eventually(lambda: queue.has_started("during") == [before.process.pid])
+        before.process.send_signal(signal.SIGSTOP)
+        after = queue.start_worker("--no-relay")
+        for index in range(20):
+            queue.publish("Note", {"tag": f"note {index}"})
+        # The first ones may have been delivered to the worker that is stopped.
+        assert eventually(
+            lambda: all(queue.has_started(f"note {index}") for index in range(20)), 30
+        )
+        assert after.process.pid in queue.has_started("note 19")
+        assert "database" not in after.log
+        before.process.send_signal(signal.SIGCONT)
+        queue.publish("Work", {"tag": "work"})
+        assert eventually(
+            lambda: bool(after.jobs(outcome="retried") + before.jobs(outcome="retried"))
+        )
+    finally:
+        queue.server.begin()
+    assert eventually(lambda: queue.effects() == ["work"], 40)
+    assert eventually(queue.is_empty, 30)
+    assert after.stop() == 0
+    assert before.stop() == 0
+
+
+@nats_only
+@row("A worker is killed between the commit and the acknowledgement")
+def test_what_a_job_has_written_before_its_worker_died_is_there_once(queue: Queue) -> None:
+    worker = queue.start_worker()
+    queue.add("job", deed="wait")
+    assert eventually(lambda: bool(queue.has_started("job")))
+    queue.broker.freeze()
+    queue.let_go()
+    assert eventually(lambda: queue.effects() == ["job"])
+    worker.stop(signal.SIGKILL)
+    # What it has sent to the frozen server gets lost.
+    queue.broker.kill()
+    queue.broker.begin()
+    assert queue.broker.count_messages() == 1
+    queue.start_worker()
+    assert eventually(queue.is_empty, 30)
+    assert queue.effects() == ["job"]
+    assert len(queue.has_started("job")) == 1
+
+
+@nats_only
+@row("Several workers publish at once")
+def test_several_relays_publish_each_job_once(queue: Queue) -> None:
+    tags = [f"job {index}" for index in range(400)]
+    queue.insert("Work", *(json.dumps({"tag": tag}) for tag in tags))
+    for _ in range(3):
+        queue.start_worker()
+    with ThreadPoolExecutor(4) as threads:
+        for response in threads.map(queue.add, [f"later {tag}" for tag in tags[:100]]):
+            assert response.status_code == 202
+    assert eventually(queue.is_empty, 60)
+    expected = sorted([*tags, *(f"later {tag}" for tag in tags[:100])])
+    assert queue.effects() == expected
+    starts = [line.partition(" ")[2] for line in queue.starts.read_text().splitlines()]
+    assert sorted(starts) == expected
+    # None was published twice, either.
+    info = queue.broker.call(f"CONSUMER.INFO.{COMMAND}.worker")
+    assert info["num_redelivered"] == info["num_pending"] == 0
+
+
+POISON: dict[str, list[tuple[str, bytes, dict[str, str]]]] = {
+    "body": [
+        ("Work", body, {})
+        for body in (
+            b"",
+            b"\xff\xfe",
+            b"{",
+            b"[1]",
+            b"null",
+            b'"\\u0000"',
+            b'{"tag": "\\u0000", "seconds": "x"}',
+            b'{"tag": 1, "deed": "\\ud800"}',
+            b'{"tag": NaN, "deed": 1e999}',
+            b"[" * 100_000,
+            b"1" * 10_000,
+            b'{"tag": "' + b"x" * 1_040_000,
+        )
+    ],
+    "name": [
+        (name, body, {})
+        for name in ("Unknown", "un.known", "ünknown", "x" * 200, "Work.x", "a\0b")
+        for body in (b'{"tag": "x"}', b'"\\u0000 \\ud800"', b"\0", b"[" * 100_000)
+    ],
+    "headers": [
+        (name, b"{}", {header: value})
+        for name in ("Doomed", "Unknown")
+        for header, value in (
+            ("Job_Id", "no id"),
+            ("Job_Id", "\0"),
+            ("Job_Attempts", "9" * 5000),
+            ("Job_Attempts", "99999999999"),
+            ("Job_Attempts", "²"),
+            ("request_id", "a\0b"),
+            ("request_id", "x" * 3000),
+            # The client library takes such a message for a response of the server.
+            ("Status", "x"),
+            ("Status", "100"),
+            ("Status", "404"),
+            ("Status", "408"),
+            ("Status", "503"),
+        )
+    ],
+}
+
+
+@nats_only
+@pytest.mark.parametrize("kind", POISON)
+@row("Another program publishes what is no job")
+def test_a_worker_survives_messages_that_are_no_jobs(queue: Queue, kind: str) -> None:
+    worker = queue.start_worker()
+    for name, body, headers in POISON[kind]:
+        queue.publish(name, body, **headers)
+    assert eventually(queue.is_settled, 30), worker.log[-3000:]
+    assert queue.add("next").status_code == 202
+    assert eventually(lambda: "next" in queue.effects())
+    assert eventually(lambda: len(queue.list_jobs()) == len(POISON[kind]))
+    assert worker.process.poll() is None
+    assert "unreachable" not in worker.log
+    assert "NATS refuses requests" not in worker.log
+    queue.command("jobs", "delete", queue.list_jobs()[0]["id"])
+
+
+@nats_only
+def test_a_relay_survives_messages_that_no_worker_has_returned(queue: Queue) -> None:
+    for body in (b"", b"\xff", b"[]", b'{"id": 7}', b"\0"):
+        queue.broker.request(f"{COMMAND}.returned", body)
+    worker = queue.start_worker()
+    queue.add("next", deed="raise")
+    assert eventually(lambda: "RuntimeError('no paper')" in queue.errors(), 30)
+    assert eventually(queue.is_settled, 30)
+    assert worker.process.poll() is None
+
+
+@nats_only
+def test_a_message_with_the_id_of_a_periodic_job_does_not_stop_it(queue: Queue) -> None:
+    worker = queue.start_worker()
+    has_tick = "SELECT id FROM jobs WHERE name = 'Tick' AND failed_at IS NULL"
+    assert eventually(lambda: len(queue.query(has_tick)) == 1)
+    [tick_id] = queue.query(has_tick)
+    queue.publish("Doomed", b"[1]", Job_Id=str(tick_id))
+    assert eventually(lambda: len(worker.jobs(outcome="failed")) == 1)
+    assert eventually(queue.is_empty)
+    assert queue.query(has_tick) == [tick_id]
+
+
+@nats_only
+def test_a_job_that_is_done_is_not_withdrawn(queue: Queue) -> None:
+    """Its worker has died before the acknowledgement."""
+    queue.publish("Work", {"tag": "done"}, Job_Id="01a00000-0000-7000-8000-000000000000")
+    queue.query(
+        "INSERT INTO finished_jobs (id, created_at, updated_at) "
+        "VALUES ('01a00000-0000-7000-8000-000000000000', now(), now())"
+    )
+    assert queue.command("jobs", "withdraw") == "0 jobs were moved to the table.\n"
+    assert queue.is_empty()
+
+
+def test_a_failed_job_keeps_no_key(queue: Queue) -> None:
+    queue.add("invalid", key="key")
+    queue.query("UPDATE jobs SET payload = '[1]' WHERE key = 'key'")
+    queue.start_worker()
+    assert eventually(lambda: len(queue.errors()) == 1)
+    queue.add("valid", key="key")
+    assert eventually(lambda: queue.effects() == ["valid"])
+
+
+@nats_only
+def test_jobs_that_fail_leave_a_stream_that_is_full(queue: Queue) -> None:
+    stream = f"small-{token_hex(4)}"
+    create_stream(queue.project, queue.broker, "--max-bytes=10000", JOBS_STREAM=stream)
+    worker = queue.start_worker(JOBS_STREAM=stream)
+    for index in range(20):
+        queue.add(f"job {index}", deed="raise", padding="x" * 1000)
+    assert eventually(lambda: len(queue.errors()) == 20, 90), worker.log[-3000:]
+    assert {*queue.errors()} == {"RuntimeError('no paper')"}
+    assert worker.stop() == 0
+    queue.broker.call(f"STREAM.DELETE.{stream}")
+
+
+class Listener(socketserver.BaseRequestHandler):
+    """A NATS without TLS. `received` is what clients have sent to it."""
+
+    received: ClassVar[list[bytes]] = []
+
+    def handle(self) -> None:
+        self.request.sendall(b'INFO {"max_payload": 1000000, "auth_required": true}\r\n')
+        self.received.append(self.request.recv(1000))
+
+
+@nats_only
+@row("NATS has no TLS, but the URL is `tls://`")
+def test_no_password_is_sent_without_tls(queue: Queue) -> None:
+    with MailServer((HOST, 0), Listener) as server:
+        Thread(target=server.serve_forever).start()
+        worker = queue.start_worker(JOBS_NATS_URL=f"tls://a:b@{HOST}:{server.server_address[1]}")
+        queue.add("patient")
+        assert eventually(lambda: "the server does not require TLS" in worker.log)
+        assert eventually(lambda: len(Listener.received) >= 2)
+        server.shutdown()
+    assert {*Listener.received} == {b""}
+    assert queue.effects() == []
+
+
+@nats_only
+@row("A payload is too large for NATS")
+def test_a_payload_that_is_too_large_is_kept_as_failed(queue: Queue) -> None:
+    # The second one fits, but not together with its error.
+    for size in (1_100_000, 1_048_500):
+        work = {"tag": "large", "deed": "raise", "padding": ""}
+        work["padding"] = "x" * (size - len(json.dumps(work)))
+        queue.insert("Doomed", json.dumps(work))
+    worker = queue.start_worker()
+    queue.add("next")
+    assert eventually(lambda: queue.effects() == ["next"])
+    assert eventually(lambda: len(queue.errors()) == 2 and queue.is_settled(), 30), worker.log
+    assert "The payload is too large for NATS." in queue.errors()
+    assert "unreachable" not in worker.log
+
+
+@nats_only
+def test_an_error_that_is_too_large_for_nats_is_cut(queue: Queue) -> None:
+    worker = queue.start_worker()
+    queue.add("x" * 100, deed="rant")
+    assert eventually(lambda: len(queue.errors()) == 1 and queue.is_settled(), 30), worker.log
+    assert queue.errors()[0].startswith("RuntimeError('")
+
+
+@nats_only
+def test_a_job_of_a_later_version_waits_in_the_table(queue: Queue, tmp_path: Path) -> None:
+    shutil.copytree(queue.project / "src", tmp_path / "src")
+    jobs = tmp_path / "src" / "my_service" / "works" / "jobs.py"
+    jobs.write_text(jobs.read_text().replace("Note", "Letter"))
+    old = queue.start_worker()
+    queue.publish("Letter", {"tag": "letter"})
+    assert eventually(lambda: queue.has_rows() and queue.broker.count_messages() == 0)
+    assert queue.query("SELECT attempts FROM jobs WHERE name = 'Letter'") == [0]
+    assert old.stop() == 0
+    new = queue.start_worker(PYTHONPATH=str(tmp_path / "src"))
+    assert eventually(lambda: queue.has_started("letter") == [new.process.pid], 30)
+    assert eventually(lambda: bool(new.jobs(attempt=1, outcome="done")))
+    assert eventually(queue.is_empty)
+
+
+@nats_only
+@row("The stream of another service is missing")
+def test_another_service_runs_a_job(queue: Queue, tmp_path: Path) -> None:
+    shutil.copytree(queue.project / "src", tmp_path / "src")
+    (tmp_path / "src" / "my_service" / "works" / "bills.py").write_text(BILLING)
+    database = f"billing_{token_hex(4)}"
+    with queue.server.connect(autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
+    url = queue.server.url.replace("app_test", database)
+    make_tables(queue.project, url)
+    worker = queue.start_worker()
+    bills = [f"bill {index}" for index in range(120)]
+    queue.insert("Bill", *(json.dumps({"tag": tag}) for tag in bills[1:]))
+    assert queue.service.client.post("/bills", json={"tag": bills[0]}).status_code == 202
+    for tag in ("keyed", "repeated"):
+        parameters = {"key": "key"}
+        response = queue.service.client.post("/bills", json={"tag": tag}, params=parameters)
+        assert response.status_code == 202
+    assert eventually(lambda: "NATS refuses requests" in worker.log)
+    # Jobs of this service do not wait behind them.
+    queue.add("own")
+    assert eventually(lambda: queue.effects() == ["own"])
+    assert queue.query("SELECT count(*) FROM jobs WHERE name = 'Bill'") == [121]
+    create_stream(queue.project, queue.broker, JOBS_STREAM="billing")
+    billing = queue.start_worker(
+        DATABASE_URL=url, JOBS_STREAM="billing", PYTHONPATH=str(tmp_path / "src")
+    )
+    with psycopg.connect(url, autocommit=True) as connection:
+
+        def count() -> int:
+            return len(connection.execute("SELECT tag FROM effects").fetchall())
+
+        assert eventually(lambda: count() == 121, 40), worker.log + billing.log
+        assert {tag for (tag,) in connection.execute("SELECT tag FROM effects")} == {
+            *bills,
+            "keyed",
+        }
+    assert eventually(queue.is_empty)
+    assert queue.effects() == ["own"]
+    assert billing.stop() == 0
+    queue.broker.call("STREAM.DELETE.billing")
+    with queue.server.connect(autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(database)))
+
+
+@nats_only
+def test_jobs_in_the_stream_are_listed_deleted_and_withdrawn(queue: Queue) -> None:
+    worker = queue.start_worker("--grace=0", JOBS_CONCURRENCY="1")
+    queue.add("busy", deed="wait")
+    assert eventually(lambda: bool(queue.has_started("busy")))
+    for tag in ("second", "third"):
+        queue.add(tag)
+    queue.add("fourth", key="key")
+    queue.add("later", delay=3600)
+    assert eventually(lambda: queue.broker.count_messages() == 4)
+    assert eventually(lambda: len(queue.list_jobs()) == 5)
+    assert json.loads(queue.command("jobs"))["due"] == 3
+    states = [job["state"] for job in queue.list_jobs()]
+    assert sorted(states) == ["published"] * 4 + ["waiting"]
+    [*_, third, _, _] = queue.list_jobs()
+    assert "was deleted" in queue.command("jobs", "delete", third["id"])
+    assert queue.broker.count_messages() == 3
+
+    done = queue.run("jobs", "withdraw")
+    assert (done.returncode, done.stdout) == (1, "Error: A worker runs. Stop all workers first.\n")
+    done = queue.run("migrate", "--remove", "nats")
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1] == (
+        "Error: Jobs may wait in NATS. Stop all workers, and run `jobs withdraw` first."
+    )
+    assert "Traceback" not in done.stdout
+    assert worker.stop() == 0  # it releases its job
+    assert queue.broker.count_messages() == 3
+    assert queue.command("jobs", "withdraw") == "3 jobs were moved to the table.\n"
+    assert queue.broker.count_messages() == 0
+    assert {job["state"] for job in queue.list_jobs()} == {"waiting"}
+    assert len(queue.list_jobs()) == 4
+
+    try:
+        queue.command("migrate", "--remove", "nats")
+    finally:
+        queue.command("migrate")
+    queue.let_go()
+    queue.start_worker()
+    assert eventually(lambda: len(queue.effects()) == 3)
+    assert {"busy", "fourth"} < {*queue.effects()} < {"busy", "second", "third", "fourth"}
+
+
+@nats_only
+def test_jobs_are_not_withdrawn_while_an_idle_worker_runs(queue: Queue) -> None:
+    for option in ("--relay", "--no-relay"):
+        worker = queue.start_worker(option)
+        queue.publish("Note", {"tag": "note"})
+        assert eventually(lambda: bool(worker.jobs(outcome="done")))  # noqa: B023
+        for _ in range(3):
+            done = queue.run("jobs", "withdraw")
+            assert done.stdout == "Error: A worker runs. Stop all workers first.\n"
+        assert worker.stop() == 0

@@ -1,6 +1,7 @@
 """Databases with data while their project changes: answers, branches, a team's migrations."""
 
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,11 +11,24 @@ from typing import LiteralString
 import httpx2
 import psycopg
 import pytest
-from breakable import Service
-from harness import UV, commit, eventually, find_questions, git, read_section, render, run, succeed
+from breakable import COMMAND, Nats, Service
+from harness import (
+    UV,
+    add_code,
+    add_lines,
+    commit,
+    eventually,
+    find_questions,
+    git,
+    read_section,
+    render,
+    run,
+    succeed,
+)
 from postgres import running
 from psycopg import sql
 from releases import CURRENT
+from workers import JOBS, Worker
 
 # A team's migration and model.
 CREATE = "op.execute(\"CREATE TABLE orders AS SELECT 'kept' AS name\")"
@@ -284,6 +298,78 @@ def test_accounts_remain_valid_with_and_without_mail(
     assert query(database, waiting) == [(1,)]
     assert {*update(project, database, mail="none", jobs="none")} == {"mail", "jobs"}
     assert sign_up_and_log_in() == 409
+
+
+def test_jobs_that_wait_move_to_nats_and_back(
+    releases: Path, database: str, tmp_path: Path
+) -> None:
+    starts = tmp_path / "starts"
+    starts.touch()
+    variables = {"DATABASE_URL": database, "AUTH_SECRET": token_hex(32), "STARTS": str(starts)}
+    add_job: LiteralString = (
+        "INSERT INTO jobs (id, name, payload, key, context, attempts, due_at, failed_at, "
+        "created_at, updated_at) SELECT gen_random_uuid(), 'Work', "
+        "jsonb_build_object('tag', tag, 'seconds', seconds), key, '{}', 0, now(), failed_at, "
+        "now(), now() FROM "
+    )
+
+    def list_effects() -> list[object]:
+        return [tag for (tag,) in query(database, "SELECT tag FROM effects ORDER BY tag")]
+
+    def work(tags: list[str]) -> None:
+        worker = Worker(project, variables)
+        try:
+            assert eventually(lambda: list_effects() == tags, 60), worker.log
+        finally:
+            assert worker.stop() == 0
+
+    project = start(releases, tmp_path / "project", auth="none", jobs="postgres")
+    add_code(project, "src/my_service/works/jobs.py", JOBS)
+    app = project / "src" / "my_service" / "app.py"
+    add_lines(app, "imports", "from .works import jobs as _works")
+    commit(project, "Add a handler")
+    dev(project, database, "my-service", "migrate")
+    query(database, "CREATE TABLE effects (tag text)")
+    query(
+        database,
+        f"{add_job} (VALUES ('a', 0, NULL, NULL::timestamptz), ('b', 0, 'key', NULL), "
+        "('failed', 0, NULL, now())) AS job (tag, seconds, key, failed_at)",
+    )
+    assert update(project, database, jobs="nats") == []
+    dev(project, database, "my-service", "migrate")
+    folder = tmp_path / "nats"
+    folder.mkdir()
+    nats = Nats(project, folder)
+    nats.begin()
+    try:
+        variables["JOBS_NATS_URL"] = nats.url
+        succeed(project, UV, "run", "-q", COMMAND, "jobs", "create-stream", **variables)
+        work(["a", "b"])
+        # One of them runs while its worker is stopped, the others wait in NATS.
+        query(
+            database,
+            f"{add_job} (VALUES ('c', 60, NULL, NULL::timestamptz), ('d', 60, 'key', NULL), "
+            "('e', 60, NULL, NULL)) AS job (tag, seconds, key, failed_at)",
+        )
+        worker = Worker(project, variables | {"JOBS_CONCURRENCY": "1"}, "--grace=0")
+        rows: LiteralString = "SELECT count(*) FROM jobs WHERE failed_at IS NULL AND due_at < now()"
+        assert eventually(lambda: query(database, rows) == [(0,)], 60), worker.log
+        assert eventually(lambda: any(f" {tag}\n" in starts.read_text() for tag in "cde"), 60)
+        assert worker.stop() == 0
+        remove = (UV, "run", "-q", COMMAND, "migrate", "--remove", "nats")
+        done = run(project, *remove, **variables)
+        assert done.returncode == 1
+        assert "jobs withdraw` first" in done.stdout, done.stdout
+        withdraw = (UV, "run", "-q", COMMAND, "jobs", "withdraw")
+        assert "3 jobs were moved" in succeed(project, *withdraw, **variables)
+    finally:
+        nats.kill()
+        shutil.rmtree(folder / "jetstream")
+    assert update(project, database, jobs="postgres") == ["nats"]
+    starts.write_text(" c\n d\n e\n")  # those that start again take no time
+    work(["a", "b", "c", "d", "e"])
+    [(error,)] = query(database, "SELECT count(*) FROM jobs WHERE failed_at IS NOT NULL")
+    assert error == 1
 
 
 def test_items_belong_to_organizations_and_back(

@@ -1,24 +1,18 @@
 """A service with organizations whose role does not respect policies."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from secrets import token_hex
-from tempfile import mkdtemp
 
 import pytest
-from breakable import COMMAND, Postgres, Service, row
+from breakable import COMMAND, Postgres, Service, opening_postgres, row
 from harness import UV, eventually, render, run, succeed
 
 
 @pytest.fixture
 def postgres() -> Iterator[Postgres]:
-    folder = Path(mkdtemp(prefix="organizations-"))
-    postgres = Postgres(folder)
-    postgres.begin()
-    yield postgres
-    postgres.halt()
-    shutil.rmtree(folder)
+    with opening_postgres() as postgres:
+        yield postgres
 
 
 def alter_role(postgres: Postgres, attribute: str) -> None:

