@@ -74,6 +74,8 @@ def test_a_python_client_has_every_operation(project: Path, tmp_path: Path) -> N
 def consumer(projects: dict[str, Path], tmp_path: Path) -> Path:
     """A module that uses the client of the service with accounts."""
     generate_client(projects["password"], tmp_path)
+    # Its own configuration: pytest would take one of a parent folder.
+    (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
     return Path(shutil.copy(SOURCES / "consumer.py", tmp_path))
 
 

@@ -34,7 +34,8 @@ URL = os.environ["SERVICE_URL"]
 
 def request_token(email: str, password: str) -> TokenRead | TokenProblem | Problem | None:
     form = TokenRequest(TokenRequestGrantType.PASSWORD, username=email, password=password)
-    return grant_token.sync(client=Client(URL), body=form)
+    with Client(URL) as client:
+        return grant_token.sync(client=client, body=form)
 
 
 def log_in(email: str, password: str) -> AuthenticatedClient:
@@ -50,7 +51,8 @@ def credentials() -> tuple[str, str]:
 
 @pytest.fixture
 def user(credentials: tuple[str, str]) -> UserRead:
-    user = sign_up.sync(client=Client(URL), body=UserCreate(*credentials))
+    with Client(URL) as client:
+        user = sign_up.sync(client=client, body=UserCreate(*credentials))
     assert isinstance(user, UserRead)
     return user
 
@@ -92,7 +94,8 @@ def test_a_wrong_password(user: UserRead) -> None:
 
 
 def test_a_token_that_is_not_valid() -> None:
-    problem = get_me.sync(client=AuthenticatedClient(URL, "wrong"))
+    with AuthenticatedClient(URL, "wrong") as client:
+        problem = get_me.sync(client=client)
     assert isinstance(problem, Problem)
     assert problem.status == 401
 
