@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex, token_urlsafe
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Self
 
 import httpx2
 import psycopg
@@ -464,16 +464,35 @@ class Service(Process):
         self.client.close()
 
 
-class Load:
+class Clients:
+    """Threads that work until the end of a `with` block, which raises their errors."""
+
+    def __init__(self, number: int) -> None:
+        self.is_over = False
+        self.threads = ThreadPoolExecutor(number)
+        self.running = [self.threads.submit(self.work, index) for index in range(number)]
+
+    def work(self, number: int) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.is_over = True
+        self.threads.shutdown()
+        for future in self.running:
+            future.result()
+
+
+class Load(Clients):
     """Many clients at once, each of which goes on and on."""
 
     def __init__(self, service: Service, clients: int = 10) -> None:
         self.service = service
         # When it was sent, the name of the item that it stores, and the answer if there was one.
         self.requests: list[tuple[float, str, httpx2.Response | None]] = []
-        self.is_over = False
-        self.threads = ThreadPoolExecutor(clients)
-        self.running = [self.threads.submit(self.work, number) for number in range(clients)]
+        super().__init__(clients)
 
     def work(self, number: int) -> None:
         while not self.is_over:
@@ -486,15 +505,6 @@ class Load:
             except httpx2.TransportError:
                 time.sleep(0.02)
             self.requests.append((started, name, answer))
-
-    def __enter__(self) -> "Load":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.is_over = True
-        self.threads.shutdown()
-        for future in self.running:
-            future.result()
 
     @property
     def responses(self) -> list[httpx2.Response]:

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
@@ -15,7 +14,7 @@ from typing import Any, LiteralString
 
 import httpx2
 import psycopg
-from breakable import COMMAND, Nats, Postgres, Process, Service
+from breakable import COMMAND, Clients, Nats, Postgres, Process, Service
 from harness import UV, add_code, add_lines, eventually, render, run, succeed
 from postgres import free_port
 
@@ -372,17 +371,15 @@ def opening_queue(
         queue.check_logs()
 
 
-class Load:
+class Load(Clients):
     """Clients that add jobs, one after the other. `tags` are those that the service accepted."""
 
     def __init__(self, queue: Queue, clients: int = 4) -> None:
         self.queue = queue
         self.tags: set[str] = set()
-        self.is_over = False
-        self.threads = ThreadPoolExecutor(clients)
-        self.running = [self.threads.submit(self.work) for _ in range(clients)]
+        super().__init__(clients)
 
-    def work(self) -> None:
+    def work(self, number: int) -> None:
         while not self.is_over:
             tag = token_hex(8)
             with suppress(httpx2.TransportError):
@@ -394,12 +391,3 @@ class Load:
         """Wait for this number of further jobs."""
         number += len(self.tags)
         assert eventually(lambda: len(self.tags) >= number, 40)
-
-    def __enter__(self) -> "Load":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.is_over = True
-        self.threads.shutdown()
-        for future in self.running:
-            future.result()

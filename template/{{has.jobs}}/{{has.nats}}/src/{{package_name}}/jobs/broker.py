@@ -107,7 +107,6 @@ class Broker:
         self.stream = stream
         self.jetstream = JetStreamContext(client, timeout=TIME_LIMIT)
         self.error = ""
-        self._problem = ""
         self._is_unreachable = False
         self._refusals: set[str] = set()  # by whom
 
@@ -129,27 +128,32 @@ class Broker:
             self.report(error, name)
 
     def report(self, error: Exception, name: str = "") -> None:
+        problem = self._problem
         self.error = f"{type(error).__name__}: {error}"
         if isinstance(error, REFUSALS):
             self._refusals.add(name)
         else:
             self._is_unreachable = True
-        self._log_change()
+        self._log_change(problem)
 
     def recover(self, name: str = "") -> None:
         """Note that the server has responded, and done what a stream or a consumer is for."""
+        problem = self._problem
         self._is_unreachable = False
         self._refusals.discard(name)
-        self._log_change()
+        self._log_change(problem)
 
-    def _log_change(self) -> None:
-        problem = "NATS refuses requests" if self._refusals else ""
-        problem = "NATS is unreachable" if self._is_unreachable else problem
-        if problem and problem != self._problem:
-            logger.warning(problem, cause=self.error)
-        elif self._problem and not problem:
+    @property
+    def _problem(self) -> str:
+        if self._is_unreachable:
+            return "NATS is unreachable"
+        return "NATS refuses requests" if self._refusals else ""
+
+    def _log_change(self, earlier: str) -> None:
+        if self._problem and self._problem != earlier:
+            logger.warning(self._problem, cause=self.error)
+        elif earlier and not self._problem:
             logger.info("NATS works again")
-        self._problem = problem
 
     async def check(self) -> None:
         """Raise `StreamError` if the stream or a consumer is missing, or is not one for jobs."""
@@ -186,8 +190,8 @@ class Broker:
             await self.jetstream.add_stream(expected)
         else:
             limits = {"num_replicas": replicas, "max_bytes": max_bytes}
-            given = [name for name, value in limits.items() if value is not None]
-            compare("it", expected, stream, given)
+            fields = [name for name, value in limits.items() if value is not None]
+            compare("it", expected, stream, fields)
         for consumer in make_consumers(self.stream):
             try:
                 await self.jetstream.consumer_info(self.stream, str(consumer.durable_name))

@@ -53,13 +53,13 @@ class JobEngine:
         """Wait for up to `limit` jobs, and start their next attempt."""
         with self.broker.noticing(WORKER):
             jobs = [parse(message) for message in await self.consumer.pull(limit)]
-            known = [job for job in jobs if job.name in HANDLERS]
+            own = [job for job in jobs if job.name in HANDLERS]
             for job in jobs:
-                if job not in known:
+                if job not in own:
                     # A worker of another version may have a handler.
                     await self._return(job._replace(attempts=job.attempts - 1))
             ids = {job.id for job in running}  # those that are delivered again go on
-            return await self._drop_finished([job for job in known if job.id not in ids])
+            return await self._drop_finished([job for job in own if job.id not in ids])
         await asyncio.sleep(PAUSE)
         return []
 

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from .handlers import SERVICES, find_next
 from .messages import Claimed, Returned
 from .models import FinishedJob, Job, JobStream
-from .queue import KEPT, LEASE, TABLE
+from .queue import KEPT, LEASE, TABLE, select_due
 
 PUBLISHED = timedelta(hours=1)  # after which a job with a key that has not started is lost
 UNKNOWN_PAUSE = timedelta(seconds=10)  # until a job without a handler is published again
@@ -36,19 +36,8 @@ class Row(NamedTuple):
     context: dict[str, str]
 
 
-DUE = (
-    select(TABLE.c.id)
-    .where(
-        TABLE.c.due_at <= func.statement_timestamp(),
-        TABLE.c.failed_at.is_(None),
-        TABLE.c.name.in_(bindparam("names", expanding=True)),
-        or_(TABLE.c.lease.is_(None), TABLE.c.updated_at < func.clock_timestamp() - LEASE),
-    )
-    .order_by(TABLE.c.due_at)
-    .limit(bindparam("number"))
-    .with_for_update(skip_locked=True)
-    .cte("due")
-)
+IS_FREE = or_(TABLE.c.lease.is_(None), TABLE.c.updated_at < func.clock_timestamp() - LEASE)
+DUE = select_due(IS_FREE)
 TAKE = (
     update(TABLE)
     .where(TABLE.c.id == DUE.c.id)

@@ -68,13 +68,13 @@ class Relay:
         rows = await self._table.run(outbox.take, BATCH, names) or []
         results = await asyncio.gather(*(self._publish(row) for row in rows))
         pairs = [*zip(rows, results, strict=True)]
-        published = [row for row, is_published in pairs if is_published]
-        waiting = [row for row, is_published in pairs if not is_published]
-        if published:
-            await self._table.run(outbox.remove, published)
-        if waiting:
-            await self._table.run(outbox.give_back, waiting)
-        return len(published) == BATCH
+        successes = [row for row, is_published in pairs if is_published]
+        failures = [row for row, is_published in pairs if not is_published]
+        if successes:
+            await self._table.run(outbox.remove, successes)
+        if failures:
+            await self._table.run(outbox.give_back, failures)
+        return len(successes) == BATCH
 
     async def _publish(self, row: Row) -> bool:
         stream = SERVICES.get(row.name, self._broker.stream)
@@ -113,9 +113,9 @@ class Relay:
 def describe_row(row: Row) -> dict[str, str]:
     """Return the headers of a job, with an id by which NATS drops repetitions."""
     time = row.due_at.astimezone(UTC).isoformat()
-    headers = make_headers(f"{row.id} {time}", row.id, row.context)
+    job_id = uuid5(row.id, time) if row.schedule else row.id
+    headers = make_headers(f"{row.id} {time}", job_id, row.context)
     if row.schedule:
-        headers = make_headers(f"{row.id} {time}", uuid5(row.id, time), row.context)
         headers |= {PERIODIC: row.schedule, Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value: "0"}
     if outbox.has_key(row):
         headers[KEY] = "true"

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from .handlers import HANDLERS, find_next
 from .models import Job
-from .queue import LEASE, NOTIFY, TABLE
+from .queue import LEASE, NOTIFY, TABLE, select_due
 
 LEASE_END = func.clock_timestamp() + LEASE
 
@@ -42,20 +42,7 @@ async def find_next_time(session: AsyncSession, job: Claimed) -> datetime | None
     return find_next(row[0], row[1]) if row and row[0] else None
 
 
-DUE = (
-    select(TABLE.c.id)
-    .where(
-        # Unlike `clock_timestamp`, it can use the index.
-        TABLE.c.due_at <= func.statement_timestamp(),
-        TABLE.c.failed_at.is_(None),
-        TABLE.c.name.in_(bindparam("names", expanding=True)),
-        TABLE.c.id.not_in(bindparam("running", expanding=True)),
-    )
-    .order_by(TABLE.c.due_at)
-    .limit(bindparam("number"))
-    .with_for_update(skip_locked=True)
-    .cte("due")
-)
+DUE = select_due(TABLE.c.id.not_in(bindparam("running", expanding=True)))
 CLAIM = (
     update(TABLE)
     .where(TABLE.c.id == DUE.c.id)
