@@ -9,7 +9,7 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
@@ -243,23 +243,30 @@ class Nats(Program):
         """Send a request as an administrator, or publish, and return the response."""
         lines = [f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items()]
         head = f"NATS/1.0\r\n{''.join(lines)}\r\n".encode()
-        options = {"user": self.USER, "pass": self.password, "verbose": False, "headers": True}
         inbox = f"_INBOX.{token_hex(8)}"
-        commands = [
-            f"CONNECT {json.dumps(options)}",
-            f"SUB {inbox} 1",
-            f"HPUB {subject} {inbox} {len(head)} {len(head) + len(body)}\r\n",
-        ]
+        command = f"HPUB {subject} {inbox} {len(head)} {len(head) + len(body)}\r\n"
+        with self.subscribing(inbox, command.encode() + head + body + b"\r\n") as messages:
+            return json.loads(next(messages))
+
+    @contextmanager
+    def subscribing(self, subject: str, command: bytes = b"") -> Generator[Iterator[bytes]]:
+        """Subscribe to a subject as an administrator, send a command, and yield the messages."""
+        options = {"user": self.USER, "pass": self.password, "verbose": False, "headers": True}
+        commands = f"CONNECT {json.dumps(options)}\r\nSUB {subject} 1\r\n"
         with (
             socket.create_connection((HOST, self.port), timeout=10) as connection,
-            connection.makefile("rb") as replies,
+            connection.makefile("rb") as lines,
         ):
-            connection.sendall("\r\n".join(commands).encode() + head + body + b"\r\n")
-            for reply in replies:
-                assert not reply.startswith(b"-ERR"), reply
-                if reply.startswith(b"MSG "):
-                    return json.loads(replies.read(int(reply.split()[-1])))
-        raise ConnectionError("The server has closed the connection.")
+            connection.sendall(commands.encode() + command)
+
+            def read() -> Iterator[bytes]:
+                for line in lines:
+                    assert not line.startswith(b"-ERR"), line
+                    if line.startswith((b"MSG ", b"HMSG ")):
+                        yield lines.read(int(line.split()[-1]))
+                raise ConnectionError("The server has closed the connection.")
+
+            yield read()
 
     def call(self, function: str, **options: Any) -> dict[str, Any]:
         """Call a function of JetStream's API."""

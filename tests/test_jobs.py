@@ -951,6 +951,30 @@ def test_another_service_runs_a_job(queue: Queue, tmp_path: Path) -> None:
 
 
 @nats_only
+@row("The stream of another service does not respond")
+def test_jobs_go_on_while_another_service_does_not_respond(queue: Queue) -> None:
+    worker = queue.start_worker()
+    with queue.broker.subscribing("billing.jobs.>") as messages:
+        assert queue.service.client.post("/bills", json={"tag": "bill"}).status_code == 202
+        for tag in ("first", "second", "third"):  # the relay publishes the bill again
+            assert b'"bill"' in next(messages)
+            queue.add(tag)
+            assert eventually(lambda: tag in queue.effects())  # noqa: B023
+
+    def list_changes() -> list[str]:
+        events = [line["event"] for line in worker.events()]
+        return [event for event in events if event.startswith("NATS")]
+
+    assert list_changes() == ["NATS refuses requests"]
+    assert queue.query("SELECT name FROM jobs WHERE schedule IS NULL") == ["Bill"]
+    create_stream(queue.project, queue.broker, JOBS_STREAM="billing")
+    assert eventually(lambda: list_changes() == ["NATS refuses requests", "NATS works again"])
+    assert eventually(queue.is_empty)
+    assert queue.broker.count_messages("billing") == 1
+    queue.broker.call("STREAM.DELETE.billing")
+
+
+@nats_only
 def test_jobs_in_the_stream_are_listed_deleted_and_withdrawn(queue: Queue) -> None:
     worker = queue.start_worker("--grace=0", JOBS_CONCURRENCY="1")
     queue.add("busy", deed="wait")

@@ -130,7 +130,8 @@ class Broker:
     def report(self, error: Exception, name: str = "") -> None:
         problem = self._problem
         self.error = f"{type(error).__name__}: {error}"
-        if isinstance(error, REFUSALS):
+        # The stream of another service may not respond while NATS is reachable.
+        if isinstance(error, REFUSALS) or name not in ("", self.stream, WORKER, RELAY):
             self._refusals.add(name)
         else:
             self._is_unreachable = True

@@ -38,31 +38,37 @@ class Relay:
         self._table = table
         self.consumer = Consumer(broker, RELAY)
         self._wake = asyncio.Event()
+        # The names of jobs for each stream.
+        self._names = {broker.stream: [*HANDLERS]}
+        for name, stream in SERVICES.items():
+            self._names.setdefault(stream, []).append(name)
 
     async def run(self) -> None:
         """Publish jobs until it is cancelled."""
         await self._table.run_when_reachable(outbox.note_stream, self._broker.stream)
         await self._table.run_when_reachable(queue.add_periodic)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._table.listen(self._wake.set))
-            tasks.create_task(self._publish_all())
+            tasks.create_task(self._table.listen(self._wake_all))
             tasks.create_task(self._store_returned())
+            # A stream that is full, or does not respond, must not stop the others.
+            for names in self._names.values():
+                tasks.create_task(self._publish_all(names))
 
-    async def _publish_all(self) -> None:
+    def _wake_all(self) -> None:
+        self._wake.set()
+        self._wake = asyncio.Event()
+
+    async def _publish_all(self, names: Sequence[str]) -> None:
         while True:
-            self._wake.clear()
-            if not self._broker.is_connected or not await self.publish_due():
+            wake = self._wake
+            if not self._broker.is_connected or not await self._publish_batch(names):
                 with suppress(TimeoutError):
                     async with asyncio.timeout(POLL):
-                        await self._wake.wait()
+                        await wake.wait()
 
     async def publish_due(self) -> bool:
         """Publish a batch to each stream. Return whether there may be more."""
-        # A stream that is full or missing must not stop the others.
-        names = {self._broker.stream: [*HANDLERS]}
-        for name, stream in SERVICES.items():
-            names.setdefault(stream, []).append(name)
-        return any([await self._publish_batch(names[stream]) for stream in names])
+        return any([await self._publish_batch(names) for names in self._names.values()])
 
     async def _publish_batch(self, names: Sequence[str]) -> bool:
         rows = await self._table.run(outbox.take, BATCH, names) or []
