@@ -6,7 +6,6 @@ from statistics import median
 from typing import Any
 
 from . import HERE
-from .queues import PROCRASTINATE
 from .servers import NAMES
 from .work import WORKS
 
@@ -260,7 +259,9 @@ def compared(cases: dict[str, Any]) -> list[list[object]]:
     ]
 
 
-def describe_queues(rounds: list[dict[str, dict[str, float]]]) -> str:
+def describe_queues(data: dict[str, Any]) -> str:
+    rounds: list[dict[str, dict[str, float]]] = data["rounds"]
+    versions = ", ".join(f"{name} {version}" for name, version in data["versions"].items())
     base, *names = rounds[0]
 
     def compare(name: str, figure: str) -> str:
@@ -278,13 +279,19 @@ def describe_queues(rounds: list[dict[str, dict[str, float]]]) -> str:
     ]
     return f"""## Jobs
 
-The queues of `jobs: postgres` and `jobs: nats` beside [procrastinate](https://procrastinate.readthedocs.io/) {PROCRASTINATE}, on one PostgreSQL, measured in turn; in
-parentheses, the ratio to `jobs: postgres`. A ratio above 1 is better for jobs per second, below 1 for milliseconds. Jobs are
-added by SQLAlchemy and asyncpg in transactions of the service; workers are processes that run 10 jobs at once, and a job only
-writes a line with the time of its start. With "one relay", only the first worker publishes jobs; the others have `--no-relay`. The
-last column is the limit of NATS for one process in Python: *nats-py* publishes and consumes the same messages, without transactions
-and without the service; it runs one job after the other, and does not wait until an acknowledgement is stored. Neither PostgreSQL
-nor NATS waits for the disk. With 2 cores, the workers and the servers share them.
+The queues of `jobs: postgres` and `jobs: nats` beside [procrastinate](https://procrastinate.readthedocs.io/), on one PostgreSQL, measured in turn on
+{data["date"]}, in {len(rounds)} rounds of {data["jobs"]:,} jobs: {versions}. In parentheses, the ratio to `jobs: postgres`: the median of the
+ratios of the rounds, which is not exactly the ratio of the medians. Above 1 is better for jobs per second, below 1 for milliseconds.
+
+- Workers are processes that run 10 jobs at once. A job only writes a line with the time of its start. With "session used", it also
+  sends a statement in its session, so with `jobs: nats` the worker also stores in that transaction that the job is done. With "one relay",
+  only the first worker publishes jobs; the others have `--no-relay`.
+- The cost in a transaction is by how much a job makes a transaction with one other statement longer.
+- From the commit to the start: with one worker, 100 jobs per second, and the time in which PostgreSQL commits.
+- *nats-py* is the limit of NATS for one process in Python: it publishes and consumes the same messages, without transactions and without
+  the service, one job after the other, and does not wait until an acknowledgement is stored.
+- Neither PostgreSQL nor NATS waits for the disk, so in production there are fewer jobs per second. The workers and the servers share the
+  cores of the machine.
 
 {table(["", base, *names], rows)}"""
 

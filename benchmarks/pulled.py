@@ -27,7 +27,8 @@ async def publish(client: Client, mode: str, count: int) -> None:
             await client.publish(SUBJECT, body)
         else:
             times.append(time.time())
-            await jetstream.publish(SUBJECT, body)
+            if mode != "nothing":
+                await jetstream.publish(SUBJECT, body)
             await asyncio.sleep(PAUSE if mode == "paced" else 0)
     await client.flush()
     print(json.dumps([*times, time.time()]))

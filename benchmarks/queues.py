@@ -6,10 +6,11 @@ import shutil
 import subprocess
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median, quantiles
 from tempfile import mkdtemp
-from typing import LiteralString, NamedTuple
+from typing import Any, LiteralString, NamedTuple
 
 import psycopg
 from breakable import COMMAND, Nats, Postgres
@@ -45,12 +46,14 @@ class Queue(NamedTuple):
 
 ADD = ["python", "-m", "my_service.noop.jobs"]
 WORK = [COMMAND, "work"]
+WORK_WITH_SESSION = ["env", "USES_SESSION=1", *WORK]
 PULLED = ["python", "-m", "pulled"]
 DEFERRED = [*PROCRASTINATED, "worker", "--concurrency=10", "--delete-jobs=always"]
 # The first one is what the others are compared with.
 QUEUES = {
     "postgres": Queue("postgres", [*ADD, "keel"], WORK, WORK),
     "nats": Queue("nats", [*ADD, "keel"], WORK, WORK),
+    "nats, session used": Queue("nats", [*ADD, "keel"], WORK_WITH_SESSION, WORK_WITH_SESSION),
     "nats, one relay": Queue("nats", [*ADD, "keel"], WORK, [*WORK, "--no-relay"]),
     "procrastinate": Queue("postgres", [*ADD, "procrastinate"], DEFERRED, DEFERRED),
     "nats-py": Queue("nats", PULLED, PULLED, PULLED),
@@ -112,6 +115,14 @@ class Bench:
     def run(self, engine: str, *command: str) -> str:
         return succeed(self.projects[engine], *command, **self.make_environment(engine))
 
+    def read_versions(self) -> dict[str, str]:
+        code = "from importlib.metadata import version as v; print(v('nats-py'))"
+        return {
+            "nats-server": self.run("nats", "nats-server", "--version").split()[-1].lstrip("v"),
+            "nats-py": self.run("nats", "python", "-c", code).strip(),
+            "procrastinate": PROCRASTINATE,
+        }
+
     def add(self, queue: Queue, mode: str, count: int) -> list[float]:
         """Add jobs. Return when each commit began, and the end."""
         self.starts.write_text("")
@@ -153,8 +164,11 @@ class Bench:
 
 
 def measure(bench: Bench, queue: Queue, count: int) -> dict[str, float]:
-    commits = bench.add(queue, "each", count)
-    figures = {"added per second": count / (commits[-1] - commits[0])}
+    times: dict[str, float] = {}
+    for mode in ("nothing", "each"):
+        commits = bench.add(queue, mode, count)
+        times[mode] = (commits[-1] - commits[0]) / count
+    figures = {"cost in a transaction, ms": (times["each"] - times["nothing"]) * 1000}
     bench.clear()
     for workers in WORKERS:
         with bench.workers(queue, workers):
@@ -171,13 +185,18 @@ def measure(bench: Bench, queue: Queue, count: int) -> dict[str, float]:
     return figures
 
 
-def measure_all(count: int, rounds: int) -> list[dict[str, dict[str, float]]]:
-    """Measure all queues in turn, so that other load on the machine affects both."""
+def measure_all(count: int, rounds: int) -> dict[str, Any]:
+    """Measure all queues in turn, so that other load on the machine affects all of them."""
     with ExitStack() as stack:
         folder = Path(mkdtemp(prefix="queues-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         bench = Bench(folder, stack)
-        return [
-            {name: measure(bench, queue, count) for name, queue in QUEUES.items()}
-            for _ in range(rounds)
-        ]
+        return {
+            "date": datetime.now(UTC).date().isoformat(),
+            "jobs": count,
+            "versions": bench.read_versions(),
+            "rounds": [
+                {name: measure(bench, queue, count) for name, queue in QUEUES.items()}
+                for _ in range(rounds)
+            ],
+        }
