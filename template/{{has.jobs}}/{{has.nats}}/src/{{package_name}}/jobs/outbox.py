@@ -6,10 +6,10 @@ drops the repetition. A row with a key stays until its job starts, so that the k
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, bindparam, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Table, bindparam, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -45,6 +45,9 @@ TAKE = (
     .values(lease=bindparam("new_lease"), updated_at=func.clock_timestamp())
     .returning(*(TABLE.c[field] for field in Row._fields))
 )
+
+FINISHED = cast("Table", FinishedJob.__table__)
+FINISH = insert(FINISHED).on_conflict_do_nothing().returning(FINISHED.c.id)
 
 
 async def take(session: AsyncSession, limit: int, names: Sequence[str]) -> Sequence[Row]:
@@ -102,8 +105,7 @@ async def start(session: AsyncSession, job: Claimed) -> bool:
 
 async def finish(session: AsyncSession, job: Claimed) -> bool:
     """Note in the transaction of its handler that a job is done. Return False if it was before."""
-    statement = insert(FinishedJob).values(id=job.id).on_conflict_do_nothing()
-    return await session.scalar(statement.returning(FinishedJob.id)) is not None
+    return await session.scalar(FINISH, {"id": job.id}) is not None
 
 
 async def find_finished(session: AsyncSession, ids: Sequence[UUID]) -> set[UUID]:
