@@ -46,14 +46,15 @@ class Queue(NamedTuple):
 
 ADD = ["python", "-m", "my_service.noop.jobs"]
 WORK = [COMMAND, "work"]
-WORK_WITH_SESSION = ["env", "USES_SESSION=1", *WORK]
+USING = ["env", "USES_SESSION=1", *WORK]
 PULLED = ["python", "-m", "pulled"]
 DEFERRED = [*PROCRASTINATED, "worker", "--concurrency=10", "--delete-jobs=always"]
 # The first one is what the others are compared with.
 QUEUES = {
     "postgres": Queue("postgres", [*ADD, "keel"], WORK, WORK),
     "nats": Queue("nats", [*ADD, "keel"], WORK, WORK),
-    "nats, session used": Queue("nats", [*ADD, "keel"], WORK_WITH_SESSION, WORK_WITH_SESSION),
+    "postgres, session used": Queue("postgres", [*ADD, "keel"], USING, USING),
+    "nats, session used": Queue("nats", [*ADD, "keel"], USING, USING),
     "nats, one relay": Queue("nats", [*ADD, "keel"], WORK, [*WORK, "--no-relay"]),
     "procrastinate": Queue("postgres", [*ADD, "procrastinate"], DEFERRED, DEFERRED),
     "nats-py": Queue("nats", PULLED, PULLED, PULLED),
