@@ -36,9 +36,9 @@ def main() -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)
         copy = ["uvx", "copier", "copy", "--quiet", "--defaults", "--vcs-ref", "HEAD"]
-        subprocess.run(
-            [*copy, "--data", "project_name=Orders", ROOT, folder / "orders"], check=True
-        )
+        answers = ("project_name=Orders", "mail=smtp", "organizations=members")
+        data = [f"--data={answer}" for answer in answers]
+        subprocess.run([*copy, *data, ROOT, folder / "orders"], check=True)
         document = subprocess.run(
             ["uv", "run", "--quiet", "orders", "openapi"],
             cwd=folder / "orders",
@@ -52,7 +52,7 @@ def main() -> None:
         (folder / "index.html").write_text(PAGE)
         with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=name)) as server:
             Thread(target=server.serve_forever).start()
-            options = ["--headless", "--no-sandbox", "--hide-scrollbars", "--window-size=1200,1500"]
+            options = ["--headless", "--no-sandbox", "--hide-scrollbars", "--window-size=1200,2300"]
             options += ["--virtual-time-budget=10000", f"--screenshot={PICTURE}"]
             address = f"http://127.0.0.1:{server.server_port}/"
             subprocess.run([browser, *options, address], check=True, capture_output=True)
