@@ -226,15 +226,26 @@ class Nats(Program):
         """The lines of the configuration about users and TLS."""
         return [f'authorization {{ user: {self.USER}, password: "{self.password}" }}']
 
-    def begin(self) -> None:
+    def configure(self, *limits: str) -> Path:
         lines = [
             f'listen: "{HOST}:{self.port}"',
             f'jetstream {{ store_dir: "{self.folder}" }}',
             *self.access,
             *self.cluster,
+            *limits,
         ]
         path = self.folder / "configuration"
         path.write_text("\n".join(lines))
+        return path
+
+    def reload(self, *limits: str) -> None:
+        """Let it read its configuration again, with these lines more."""
+        assert self.process
+        self.configure(*limits)
+        self.process.send_signal(signal.SIGHUP)
+
+    def begin(self) -> None:
+        path = self.configure()
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen([self.binary, "--config", path], stdout=log, stderr=log)
         assert eventually(lambda: listens(self.port)), (self.folder / "log").read_text()

@@ -14,7 +14,8 @@ from pathlib import Path
 from secrets import token_hex
 from tempfile import TemporaryDirectory
 from threading import Thread
-from typing import ClassVar
+from typing import Any, ClassVar
+from unittest.mock import ANY
 
 import psycopg
 import pytest
@@ -292,12 +293,11 @@ def test_a_handler_that_blocks_the_event_loop_loses_leases_in_the_log(queue: Que
 
 
 def test_a_job_for_a_later_time_waits(queue: Queue) -> None:
-    queue.start_worker()
     start = time.monotonic()
-    assert queue.add("later", delay=4).status_code == 202
-    queue.add("now")
-    assert eventually(lambda: queue.effects() == ["now"])
-    assert eventually(lambda: queue.effects() == ["later", "now"])
+    for tag, delay in (("in an hour", 3600), ("in four seconds", 4), ("now", 0)):
+        assert queue.add(tag, delay=delay).status_code == 202
+    queue.start_worker()
+    assert eventually(lambda: queue.effects() == ["in four seconds", "now"])
     assert time.monotonic() - start >= 4
 
 
@@ -417,6 +417,47 @@ def test_mail_arrives_when_its_server_is_back(queue: Queue) -> None:
 
 
 @nats_only
+def test_jobs_whose_keys_a_transaction_holds_wait_for_it_alone(queue: Queue) -> None:
+    relay = queue.start_worker("--grace=0", JOBS_CONCURRENCY="1")
+    queue.add("busy", deed="wait")
+    assert eventually(lambda: bool(queue.has_started("busy")))
+    keys = [f"key {number}" for number in range(8)]
+    for key in keys:
+        queue.add(key, key=key)
+    assert eventually(lambda: queue.broker.count_messages() == 9)
+    with queue.server.connect() as connection:
+        connection.execute("SELECT 1 FROM jobs WHERE key IS NOT NULL FOR UPDATE")
+        worker = queue.start_worker(DATABASE_STATEMENT_TIMEOUT="60")
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        assert eventually(lambda: queue.query(waiting) == [8], 30)
+        assert relay.stop() == 0
+        queue.add("other")
+        assert eventually(lambda: "other" in queue.effects(), 30)
+        time.sleep(4)  # longer than the worker waits for its own statements
+    queue.let_go()
+    assert eventually(queue.is_empty, 30)
+    assert queue.effects() == sorted(["busy", "other", *keys])
+    assert not worker.jobs(outcome="retried")
+    assert "unreachable" not in worker.log
+
+
+@nats_only
+def test_a_job_that_is_deleted_while_it_runs_is_not_released(queue: Queue) -> None:
+    worker = queue.start_worker("--grace=0")
+    for tag in ("deleted", "released"):
+        queue.add(tag, deed="wait")
+        assert eventually(lambda: bool(queue.has_started(tag)))  # noqa: B023
+    assert json.loads(queue.command("jobs"))["delivered"] == 2
+    [first, _] = queue.list_jobs()
+    queue.command("jobs", "delete", first["id"])
+    assert worker.stop() == 0
+    queue.let_go()
+    queue.start_worker()
+    assert eventually(lambda: queue.effects() == ["released"])
+    assert queue.is_empty()
+
+
+@nats_only
 @row("NATS is unreachable when a worker starts")
 def test_jobs_wait_until_nats_is_reachable(queue: Queue) -> None:
     queue.broker.halt()
@@ -425,6 +466,12 @@ def test_jobs_wait_until_nats_is_reachable(queue: Queue) -> None:
     # The command says so, and then the worker.
     for process in (worker, other):
         assert eventually(lambda log=process: log.log.count("NATS is unreachable") == 2)
+    # The commands show the table.
+    for arguments, text in ((["jobs"], '"due": 1'), (["jobs", "list"], '"state": "waiting"')):
+        done = queue.run(*arguments)
+        assert done.returncode == 1
+        assert text in done.stdout
+        assert "Error: Cannot connect to NATS: ConnectionRefusedError: " in done.stdout
     assert other.stop() == 0
     assert queue.query("SELECT attempts FROM jobs WHERE name = 'Work'") == [0]
     queue.broker.begin()
@@ -452,6 +499,31 @@ def test_nats_that_is_killed_loses_no_accepted_job(queue: Queue) -> None:
         assert worker.process.poll() is None
         assert worker.log.count("NATS is unreachable") <= 2
         assert worker.stop() == 0
+
+
+@nats_only
+@row("NATS ends a connection with an error")
+def test_a_worker_connects_again_after_an_error_of_nats(queue: Queue) -> None:
+    workers = [queue.start_worker() for _ in range(2)]
+    queue.add("first")
+    assert eventually(lambda: queue.effects() == ["first"])
+    consumer = f"CONSUMER.INFO.{COMMAND}.worker"
+    assert eventually(lambda: queue.broker.call(consumer)["num_waiting"] == 2)
+    try:
+        queue.broker.reload("max_connections: 1")
+        error = "maximum connections exceeded"
+        assert eventually(lambda: any(error in worker.log for worker in workers))
+    finally:
+        queue.broker.reload()
+    survivor = next(worker for worker in workers if error in worker.log)
+    for worker in workers:
+        if worker is not survivor:
+            assert worker.stop() == 0
+    queue.add("second")
+    assert eventually(lambda: queue.effects() == ["first", "second"])
+    assert queue.has_started("second") == [survivor.process.pid]
+    assert eventually(lambda: "NATS works again" in survivor.log)
+    assert survivor.stop() == 0
 
 
 @nats_only
@@ -547,6 +619,9 @@ def test_a_worker_waits_for_the_right_password_of_nats(queue: Queue) -> None:
         assert eventually(lambda log=worker: "NATS is unreachable" in log.log), worker.log
         assert right not in worker.log
     assert eventually(lambda: "Authorization Violation" in starting.log), starting.log
+    done = queue.run("jobs", JOBS_NATS_URL=queue.broker.url.replace(queue.broker.password, right))
+    assert "Error: Cannot connect to NATS: " in done.stdout
+    assert "Authorization Violation" in done.stdout
     time.sleep(4)  # several attempts
     queue.broker.halt()
     queue.broker.password = right
@@ -597,6 +672,8 @@ def test_tls_and_credentials_with_the_permissions_of_the_docs(queue: Queue, tmp_
     assert eventually(lambda: len(queue.list_jobs(**limited)) == 3)
     length = queue.command("jobs", **limited).splitlines()[-1]
     assert json.loads(length)["due"] == 1
+    done = queue.run("jobs", "delete", queue.list_jobs(**limited)[-1]["id"], **limited)
+    assert "Error: NATS says: Error: nats: permissions violation for publish" in done.stdout
     done = queue.run("jobs", "create-stream", "--replicas=1", **limited)
     assert "up to date" in done.stdout
     assert worker.stop() == 0
@@ -614,6 +691,10 @@ def test_a_worker_refuses_a_stream_that_is_not_one_for_jobs(queue: Queue) -> Non
         assert done.returncode == 1
         assert f"Error: The stream {name} is not one for jobs: stream not found." in done.stdout
         assert "`my-service jobs create-stream` creates it" in done.stdout
+    for arguments in (["jobs"], ["jobs", "list"], ["jobs", "withdraw"]):
+        done = queue.run(*arguments, JOBS_STREAM=name)
+        assert done.returncode == 1
+        assert "`my-service jobs create-stream` creates it" in done.stdout
     queue.broker.call(
         f"STREAM.CREATE.{name}", name=name, subjects=[f"{name}.jobs.>"], max_age=10**12
     )
@@ -621,6 +702,7 @@ def test_a_worker_refuses_a_stream_that_is_not_one_for_jobs(queue: Queue) -> Non
         done = queue.run(*arguments, JOBS_STREAM=name)
         assert done.returncode == 1
         assert f"Error: The stream {name} is not one for jobs: it has " in done.stdout
+    assert queue.broker.call(f"CONSUMER.NAMES.{name}")["total"] == 0
     queue.broker.call(f"STREAM.DELETE.{name}")
     create_stream(queue.project, queue.broker, "--max-bytes=10000", JOBS_STREAM=name)
     done = queue.run("jobs", "create-stream", "--max-bytes=20000", JOBS_STREAM=name)
@@ -752,6 +834,7 @@ POISON: dict[str, list[tuple[str, bytes, dict[str, str]]]] = {
             ("Job_Id", "no id"),
             ("Job_Id", "\0"),
             ("Job_Attempts", "9" * 5000),
+            ("Job_Attempts", "999999"),
             ("Job_Attempts", "99999999999"),
             ("Job_Attempts", "²"),
             ("request_id", "a\0b"),
@@ -786,13 +869,29 @@ def test_a_worker_survives_messages_that_are_no_jobs(queue: Queue, kind: str) ->
 
 @nats_only
 def test_a_relay_survives_messages_that_no_worker_has_returned(queue: Queue) -> None:
-    for body in (b"", b"\xff", b"[]", b'{"id": 7}', b"\0"):
+    returned: dict[str, Any] = {
+        "id": "01a00000-0000-7000-8000-000000000000",
+        "name": "x",
+        "payload": {},
+    }
+    cases = [returned | {"attempts": attempts, "context": {}} for attempts in (-1, 10**12)]
+    cases += [returned | {"attempts": 1, "context": {"a\0b": "c\0d"}}]
+    bodies = [
+        b"",
+        b"\xff",
+        b"[]",
+        b'{"id": 7}',
+        b"\0",
+        *(json.dumps(case).encode() for case in cases),
+    ]
+    for body in bodies:
         queue.broker.request(f"{COMMAND}.returned", body)
     worker = queue.start_worker()
     queue.add("next", deed="raise")
     assert eventually(lambda: "RuntimeError('no paper')" in queue.errors(), 30)
     assert eventually(queue.is_settled, 30)
     assert worker.process.poll() is None
+    assert "unreachable" not in worker.log
 
 
 @nats_only
@@ -985,10 +1084,15 @@ def test_jobs_in_the_stream_are_listed_deleted_and_withdrawn(queue: Queue) -> No
     queue.add("later", delay=3600)
     assert eventually(lambda: queue.broker.count_messages() == 4)
     assert eventually(lambda: len(queue.list_jobs()) == 5)
-    assert json.loads(queue.command("jobs"))["due"] == 3
+    assert json.loads(queue.command("jobs")) == {
+        "due": 3,
+        "oldest": ANY,
+        "failed": 0,
+        "delivered": 1,
+    }
     states = [job["state"] for job in queue.list_jobs()]
     assert sorted(states) == ["published"] * 4 + ["waiting"]
-    [*_, third, _, _] = queue.list_jobs()
+    [_, _, _, third, _] = queue.list_jobs()
     assert "was deleted" in queue.command("jobs", "delete", third["id"])
     assert queue.broker.count_messages() == 3
 
@@ -997,7 +1101,8 @@ def test_jobs_in_the_stream_are_listed_deleted_and_withdrawn(queue: Queue) -> No
     done = queue.run("migrate", "--remove", "nats")
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1] == (
-        "Error: Jobs may wait in NATS. Stop all workers, and run `jobs withdraw` first."
+        "Error: Jobs may wait in these streams of NATS: my-service. Stop all workers, and run "
+        "`jobs withdraw` first, with each of them as JOBS_STREAM."
     )
     assert "Traceback" not in done.stdout
     assert worker.stop() == 0  # it releases its job

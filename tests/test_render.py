@@ -175,9 +175,9 @@ def test_the_readme_of_the_template_shows_the_default_service(
 WORDS = {
     "database": r"sqlalchemy|asyncpg|alembic|postgres|database|migrat|SessionDep|transaction",
     "store": r"StoreDep|open_store|\bstore\.py",
-    # Not the words of SMTP, or the authority of a certificate.
-    "auth": r"\bauth(?!-|or|enticator\b|result\b|_require| plain\b)|jwt|access.token|bearer"
-    r"|anonymous|principal|\badmin",
+    # Not the words of SMTP and NATS, or the authority of a certificate.
+    "auth": r"\bauth(?!-|or|enticator\b|result\b|_require| plain\b)|(?<!nats user )jwt"
+    r"|access.token|bearer|anonymous|principal|\badmin",
     "password": r"argon|sign.?up|create.?admin|current.?user|auth_secret",
     "oidc": r"oidc|openid|jwks|discovery|dev.provider",
     "jobs": r"cronsim|JobsDep|jobs\.md|JOBS_|@job\b|\.jobs\b|\bjobs[/_]",

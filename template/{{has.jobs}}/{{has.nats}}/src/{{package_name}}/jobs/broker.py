@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import structlog
-from nats.aio.client import Client
+from nats.aio.client import PERMISSIONS_ERR, Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
@@ -93,9 +93,10 @@ def make_consumers(name: str) -> list[ConsumerConfig]:
 
 def compare(kind: str, expected: Any, actual: Any, fields: Iterable[str]) -> None:
     for field in fields:
-        value = getattr(actual, field)
-        if value != getattr(expected, field):
-            raise StreamError(f"{kind} has {field} {value}, not {getattr(expected, field)}")
+        value, target = getattr(actual, field), getattr(expected, field)
+        if value != target:
+            target = getattr(target, "value", target)
+            raise StreamError(f"{kind} has {field} {value}, not {target}")
 
 
 class Broker:
@@ -106,6 +107,7 @@ class Broker:
         self._connecting = connecting
         self.stream = stream
         self.jetstream = JetStreamContext(client, timeout=TIME_LIMIT)
+        self.end = asyncio.Event()  # of the connection, for good
         self.error = ""
         self._is_unreachable = False
         self._refusals: set[str] = set()  # by whom
@@ -113,6 +115,12 @@ class Broker:
     @property
     def is_connected(self) -> bool:
         return self.client.is_connected
+
+    async def watch(self) -> None:
+        """Raise an error if the client gives up. Then, only a new process can help."""
+        await asyncio.shield(self._connecting)
+        await self.end.wait()
+        raise ConnectionError(f"The connection to NATS was closed: {self.error}")
 
     async def wait_until_connected(self) -> None:
         """Raise `TimeoutError` if there is no connection within `TIME_LIMIT`."""
@@ -129,11 +137,15 @@ class Broker:
 
     def report(self, error: Exception, name: str = "") -> None:
         problem = self._problem
-        self.error = f"{type(error).__name__}: {error}"
-        # The stream of another service may not respond while NATS is reachable.
-        if isinstance(error, REFUSALS) or name not in ("", self.stream, WORKER, RELAY):
+        # The server says why it refuses a client, and then it closes the connection.
+        if not (self._is_unreachable and isinstance(error, OSError)):
+            self.error = f"{type(error).__name__}: {error}"
+        if PERMISSIONS_ERR in str(error).lower():
+            self._refusals.add(PERMISSIONS_ERR)  # until the client connects again
+        elif isinstance(error, REFUSALS) or name not in ("", self.stream, WORKER, RELAY):
+            # The stream of another service may not respond while NATS is reachable.
             self._refusals.add(name)
-        else:
+        elif not (PERMISSIONS_ERR in self._refusals and isinstance(error, TimeoutError)):
             self._is_unreachable = True
         self._log_change(problem)
 
@@ -143,6 +155,8 @@ class Broker:
         self._is_unreachable = False
         self._refusals.discard(name)
         self._log_change(problem)
+        if not self._problem:
+            self.error = ""
 
     @property
     def _problem(self) -> str:
@@ -159,15 +173,7 @@ class Broker:
     async def check(self) -> None:
         """Raise `StreamError` if the stream or a consumer is missing, or is not one for jobs."""
         try:
-            stream = (await self.jetstream.stream_info(self.stream)).config
-            fields = ("retention", "discard", "storage", "max_age")
-            limits = ("max_msg_size", "max_msgs_per_subject")
-            compare("it", make_stream(self.stream), stream, (*fields, *limits))
-            subjects = stream.subjects or []
-            if not {*make_subjects(self.stream)} <= {*subjects}:
-                raise StreamError(f"it has the subjects {', '.join(subjects)}")
-            if stream.duplicate_window < REPEATED:
-                raise StreamError(f"it has duplicate_window {stream.duplicate_window}")
+            self._check_stream((await self.jetstream.stream_info(self.stream)).config)
             for expected in make_consumers(self.stream):
                 name = str(expected.durable_name)
                 actual = (await self.jetstream.consumer_info(self.stream, name)).config
@@ -175,6 +181,16 @@ class Broker:
                 compare(f"its consumer {name}", expected, actual, (*fields, "max_ack_pending"))
         except NotFoundError as error:
             raise StreamError(f"{error.description}") from None
+
+    def _check_stream(self, stream: StreamConfig) -> None:
+        fields = ("retention", "discard", "storage", "max_age")
+        limits = ("max_msg_size", "max_msgs_per_subject")
+        compare("it", make_stream(self.stream), stream, (*fields, *limits))
+        subjects = stream.subjects or []
+        if not {*make_subjects(self.stream)} <= {*subjects}:
+            raise StreamError(f"it has the subjects {', '.join(subjects)}")
+        if stream.duplicate_window < REPEATED:
+            raise StreamError(f"it has duplicate_window {stream.duplicate_window}")
 
     async def create(self, replicas: int | None, max_bytes: int | None) -> bool:
         """Create the stream and its consumers. Return whether something was missing.
@@ -190,6 +206,7 @@ class Broker:
             is_missing = True
             await self.jetstream.add_stream(expected)
         else:
+            self._check_stream(stream)
             limits = {"num_replicas": replicas, "max_bytes": max_bytes}
             fields = [name for name, value in limits.items() if value is not None]
             compare("it", expected, stream, fields)
@@ -210,6 +227,16 @@ class Broker:
             raise MaxPayloadError
         await self.jetstream.publish(subject, body, headers=headers)
         self.recover(subject.partition(".")[0])
+
+    async def is_deleted(self, place: int) -> bool:
+        """Whether a message that a worker has got was deleted from the stream."""
+        try:
+            await self.jetstream.get_msg(self.stream, seq=place)
+        except NotFoundError as error:
+            if error.err_code != NO_MESSAGE:
+                raise
+            return True
+        return False
 
     async def list_messages(self) -> AsyncGenerator[RawStreamMsg]:
         """List what is in the stream, in the order of its arrival."""
@@ -269,18 +296,24 @@ class Consumer:
         if self._subscription is None:
             self._inbox = client.new_inbox()
             self._subscription = await client.subscribe(f"{self._inbox}.*")
+        messages: list[Msg] = []
+        while self._subscription.pending_msgs:  # that have arrived too late for an earlier request
+            message = await self._subscription.next_msg(PAUSE)
+            if not message.subject.startswith(self._inbox):
+                messages.append(message)
+        if len(messages) >= limit:
+            return messages
         self._number += 1
         reply = f"{self._inbox}.{self._number}"
-        body = json.dumps({"batch": limit, **options}).encode()
+        body = json.dumps({"batch": limit - len(messages), **options}).encode()
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self.broker.stream}.{self.name}"
         await client.publish(subject, body, reply)
-        messages: list[Msg] = []
         self._is_silent = False
         try:
             while len(messages) < limit:
                 message = await self._subscription.next_msg(PAUSE + 0.5)
                 if message.subject == reply:
-                    self._check_end(message)
+                    self._check_end(message, has_messages=bool(messages))
                     break
                 if not message.subject.startswith(self._inbox):  # the end of an earlier request
                     messages.append(message)
@@ -288,15 +321,31 @@ class Consumer:
             self._is_silent = True
         return messages
 
-    def _check_end(self, message: Msg) -> None:
+    def _check_end(self, message: Msg, *, has_messages: bool) -> None:
         """Raise `APIError` unless there are no more messages."""
         status = (message.headers or {}).get(Header.STATUS.value)
         if status not in (StatusCode.NO_MESSAGES, StatusCode.REQUEST_TIMEOUT):
             self._is_checked = False  # the stream or the consumer may be missing
-            raise APIError.from_msg(message)
+            if not has_messages:
+                raise APIError.from_msg(message)
 
 
-class VerifiedClient(Client):
+class PersistentClient(Client):
+    """It connects again after an error of the server, such as the end of a login.
+
+    That of the library would never do this.
+    """
+
+    async def _process_err(self, err_msg: str) -> None:
+        if PERMISSIONS_ERR in err_msg.lower():
+            await super()._process_err(err_msg)
+            return
+        error = NatsError(f"nats: {err_msg}")
+        await self._error_cb(error)
+        await self._process_op_err(error)
+
+
+class VerifiedClient(PersistentClient):
     """It refuses a server without TLS, to which the client of the library sends the password."""
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
@@ -308,13 +357,16 @@ class VerifiedClient(Client):
 @asynccontextmanager
 async def open_broker(settings: JobsSettings) -> AsyncGenerator[Broker]:
     """Connect in the background: NATS may be unreachable, also at the start."""
-    client = VerifiedClient() if settings.has_tls else Client()
+    client = VerifiedClient() if settings.has_tls else PersistentClient()
 
     async def report(error: Exception) -> None:
         broker.report(error)
 
     async def recover() -> None:
-        broker.recover()
+        broker.recover(PERMISSIONS_ERR)
+
+    async def close() -> None:
+        broker.end.set()
 
     connecting = asyncio.create_task(
         client.connect(
@@ -331,6 +383,7 @@ async def open_broker(settings: JobsSettings) -> AsyncGenerator[Broker]:
             ping_interval=5,
             error_cb=report,
             reconnected_cb=recover,
+            closed_cb=close,
         )
     )
     broker = Broker(client, settings.stream, connecting)

@@ -1,9 +1,13 @@
 """What is in the stream, for commands and metrics."""
 
+from typing import Any
+
+from nats.js.api import RawStreamMsg
 from nats.js.errors import NotFoundError
 
 from ..database import utc_now
 from .broker import WORKER, Broker
+from .messages import parse_stored
 from .queue import Length
 
 
@@ -24,3 +28,26 @@ async def add_pending(broker: Broker, length: Length) -> Length:
     age = (utc_now() - message.time).total_seconds() if message.time else 0
     oldest = max(length.oldest, round(age, 1))
     return length._replace(due=length.due + info.num_pending, oldest=oldest)
+
+
+async def count_delivered(broker: Broker) -> int:
+    """Count the jobs that workers have got. They run, or wait for their next attempt."""
+    info = await broker.jetstream.consumer_info(broker.stream, WORKER)
+    return info.num_ack_pending or 0
+
+
+def describe_message(message: RawStreamMsg) -> dict[str, Any]:
+    """Return what the command `jobs list` prints of a job in the stream."""
+    job = parse_stored(message)
+    return {
+        "id": str(job.id),
+        "name": job.name,
+        "state": "failed" if job.error else "published",
+        "attempts": job.attempts,
+        "key": None,
+        "due_at": None,
+        "schedule": None,
+        "age": round((utc_now() - message.time).total_seconds()) if message.time else None,
+        "request_id": job.context.get("request_id"),
+        "error": job.error,
+    }

@@ -12,7 +12,6 @@ from nats.js.api import Header
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..database import Database
-from ..errors import Unavailable
 from . import outbox, queue
 from .broker import ACK_WAIT, PAUSE, TIME_LIMIT, WORKER, Broker, Consumer, open_broker
 from .contents import add_pending
@@ -45,21 +44,22 @@ class JobEngine:
 
     async def run(self, wake: Callable[[], None]) -> None:
         """Publish new jobs, until it is cancelled."""
-        if self._has_relay:
-            await self.relay.run()
-        await asyncio.Event().wait()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.broker.watch())
+            if self._has_relay:
+                tasks.create_task(self.relay.run())
 
     async def claim(self, limit: int, running: Sequence[Claimed] = ()) -> Sequence[Claimed]:
         """Wait for up to `limit` jobs, and start their next attempt."""
         with self.broker.noticing(WORKER):
             jobs = [parse(message) for message in await self.consumer.pull(limit)]
-            own = [job for job in jobs if job.name in HANDLERS]
+            runnable = [job for job in jobs if job.name in HANDLERS]
             for job in jobs:
-                if job not in own:
+                if job not in runnable:
                     # A worker of another version may have a handler.
                     await self._return(job._replace(attempts=job.attempts - 1))
             ids = {job.id for job in running}  # those that are delivered again go on
-            return await self._drop_finished([job for job in own if job.id not in ids])
+            return await self._drop_finished([job for job in runnable if job.id not in ids])
         await asyncio.sleep(PAUSE)
         return []
 
@@ -88,13 +88,12 @@ class JobEngine:
                 await job.message.in_progress()
         return {job.id for job in jobs}
 
-    async def start(self, job: Claimed) -> bool:
-        """Return False if the job has started before."""
+    async def start(self, session: AsyncSession, job: Claimed) -> bool:
+        """Return False if the job has started before. Wait for those who add its key again."""
         if not job.has_key:
             return True
-        is_first = await self._table.run(outbox.start, job)
-        if is_first is None:
-            raise Unavailable
+        is_first = await outbox.start(session, job)
+        await session.commit()
         if not is_first:
             await self.acknowledge(job)
         return is_first
@@ -129,7 +128,14 @@ class JobEngine:
         """Let a relay keep a job as failed. A periodic one goes on at its next time."""
         return await self.acknowledge(job) if job.is_periodic else await self._return(job, error)
 
+    async def _is_deleted(self, job: Claimed) -> bool:
+        with self.broker.noticing(WORKER):
+            return await self.broker.is_deleted(job.message.metadata.sequence.stream)
+        return False
+
     async def _return(self, job: Claimed, error: str | None = None) -> bool:
+        if await self._is_deleted(job):
+            return True
         returned = Returned(
             id=job.id,
             name=job.name,
@@ -153,6 +159,8 @@ class JobEngine:
 
         If the stream is full, it counts.
         """
+        if await self._is_deleted(job):
+            return True
         if job.has_key and await self._table.run(outbox.start, job) is None:
             return False  # without the row, the new message would not start
         headers = {**(job.message.headers or {}), ATTEMPTS: str(job.attempts - 1)}

@@ -16,9 +16,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from .handlers import SERVICES, find_next
 from .messages import Claimed, Returned
 from .models import FinishedJob, Job, JobStream
-from .queue import KEPT, LEASE, TABLE, select_due
+from .queue import LEASE, TABLE, delete_batch, select_due
 
 PUBLISHED = timedelta(hours=1)  # after which a job with a key that has not started is lost
+NOTE_LIFETIME = timedelta(days=7)  # how long NATS may take to deliver again a job that is done
 UNKNOWN_PAUSE = timedelta(seconds=10)  # until a job without a handler is published again
 
 
@@ -76,8 +77,10 @@ async def remove(session: AsyncSession, rows: Sequence[Row]) -> None:
     if ended := [row for row in rows if not row.schedule and row not in keys]:
         await session.execute(delete(TABLE).where(has_lease(ended)))
     if keys:
+        # A row that is locked, because its key is added again, is published again, and dropped.
+        free = select(TABLE.c.id).where(has_lease(keys)).with_for_update(skip_locked=True)
         due_at = func.clock_timestamp() + PUBLISHED
-        await session.execute(update(TABLE).where(has_lease(keys)).values(due_at=due_at))
+        await session.execute(update(TABLE).where(TABLE.c.id.in_(free)).values(due_at=due_at))
     if schedules := {row.id: row.schedule for row in rows if row.schedule}:
         # A worker of another version may have changed the schedule.
         statement = select(Job, func.clock_timestamp()).where(has_lease(rows))
@@ -152,7 +155,7 @@ async def forget_stream(session: AsyncSession, name: str) -> None:
     await session.execute(delete(JobStream).where(JobStream.name == name))
 
 
-async def delete_finished(session: AsyncSession) -> None:
-    """Delete the notes of jobs that were done long ago."""
-    limit = func.clock_timestamp() - KEPT
-    await session.execute(delete(FinishedJob).where(FinishedJob.created_at < limit))
+async def delete_finished(session: AsyncSession) -> int:
+    """Delete a batch of the notes of jobs that were done long ago. Return how many."""
+    is_old = FINISHED.c.created_at < func.clock_timestamp() - NOTE_LIFETIME
+    return await delete_batch(session, FINISHED, is_old)

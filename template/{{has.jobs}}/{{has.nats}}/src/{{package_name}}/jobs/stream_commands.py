@@ -10,6 +10,7 @@ from uuid import UUID
 import click
 import structlog
 from nats.errors import Error as NatsError
+from nats.js.errors import NotFoundError
 
 from ..commands import DatabaseEnvironment, explain_errors
 from ..database import open_database
@@ -53,15 +54,21 @@ async def connecting() -> AsyncGenerator[Broker]:
                 f"Cannot connect to NATS: {broker.error or 'it does not respond'}. "
                 "Does it run, and is JOBS_NATS_URL right?"
             ) from None
+        broker.recover()  # another server of the cluster may be unreachable
         try:
             yield broker
         except StreamError as error:
             raise click.ClickException(explain(broker.stream, error)) from None
-        except (NatsError, TimeoutError) as error:
+        except NotFoundError as error:
+            raise click.ClickException(explain(broker.stream, error.description)) from None
+        except TimeoutError as error:
+            # The server does not respond to what it does not permit.
+            raise click.ClickException(f"NATS says: {broker.error or error}") from None
+        except NatsError as error:
             raise click.ClickException(f"NATS says: {error}") from None
 
 
-def explain(stream: str, error: StreamError) -> str:
+def explain(stream: str, error: object) -> str:
     command = click.get_current_context().find_root().info_name
     return (
         f"The stream {stream} is not one for jobs: {error}. `{command} jobs create-stream` creates "
