@@ -54,7 +54,7 @@ FINISH = insert(FINISHED).on_conflict_do_nothing().returning(FINISHED.c.id)
 async def take(session: AsyncSession, limit: int, names: Sequence[str]) -> Sequence[Row]:
     """Take up to `limit` jobs that are due and have one of these names."""
     parameters = {"number": limit, "names": names, "new_lease": uuid4()}
-    return [Row(*row) for row in await session.execute(TAKE, parameters)]
+    return [Row._make(row) for row in await session.execute(TAKE, parameters)]
 
 
 def has_lease(rows: Sequence[Row]) -> ColumnElement[bool]:

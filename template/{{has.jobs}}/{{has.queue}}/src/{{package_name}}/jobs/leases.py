@@ -70,7 +70,7 @@ async def claim(
         "new_lease": uuid4(),
     }
     rows = await session.execute(CLAIM, parameters)
-    return [Claimed(*row) for row in rows]
+    return [Claimed._make(row) for row in rows]
 
 
 def has_lease(job: Claimed) -> ColumnElement[bool]:
