@@ -78,9 +78,9 @@ async def remove(session: AsyncSession, rows: Sequence[Row]) -> None:
         await session.execute(delete(TABLE).where(has_lease(ended)))
     if keys:
         # A row that is locked, because its key is added again, is published again, and dropped.
-        free = select(TABLE.c.id).where(has_lease(keys)).with_for_update(skip_locked=True)
+        ids = select(TABLE.c.id).where(has_lease(keys)).with_for_update(skip_locked=True)
         due_at = func.clock_timestamp() + PUBLISHED
-        await session.execute(update(TABLE).where(TABLE.c.id.in_(free)).values(due_at=due_at))
+        await session.execute(update(TABLE).where(TABLE.c.id.in_(ids)).values(due_at=due_at))
     if schedules := {row.id: row.schedule for row in rows if row.schedule}:
         # A worker of another version may have changed the schedule.
         statement = select(Job, func.clock_timestamp()).where(has_lease(rows))
