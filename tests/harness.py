@@ -331,7 +331,10 @@ def read_mail(project: Path, email: str) -> str:
     """Wait for a mail that `poe dev` writes for this address, and return it."""
     files = f"*-{email}.eml"
     folder = project / ".local" / "mail"
-    assert eventually(lambda: any(path.stat().st_size for path in folder.glob(files))), email
+    # The service may be writing the last one.
+    assert eventually(
+        lambda: any(folder.glob(files)) and max(folder.glob(files)).stat().st_size > 0
+    ), email
     return max(folder.glob(files)).read_text()
 
 

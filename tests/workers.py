@@ -356,7 +356,7 @@ class Queue:
         secrets = {self.server.password, *(broker.password for broker in self.brokers)}
         for process in (self.service, *self.workers):
             for secret in secrets:
-                assert secret not in process.log
+                assert secret not in process.path.read_text(errors="replace")
 
 
 @contextmanager
