@@ -23,9 +23,9 @@ EXAMPLES: dict[str, dict[str, str]] = {
     "minimal": {"database": "none", "auth": "none", "ci": "none"},
 }
 FAULTS = (
+    "tests/test_jobs.py",  # first: two groups that take minutes
     "tests/test_faults.py",
     "tests/test_cache.py",
-    "tests/test_jobs.py",
     "tests/test_mail.py",
     "tests/test_organizations.py",
     "tests/test_hostile.py",
@@ -65,20 +65,21 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def updates(session: nox.Session) -> None:
     """Test updates from each release, the update tasks of projects, and databases with data."""
-    run(session, "pytest", "--numprocesses=2", *UPDATES)
+    run(session, "pytest", "--numprocesses=4", *UPDATES)
 
 
 @nox.session
 def faults(session: nox.Session) -> None:
     """Test services while their servers fail, under overload, and with malformed requests."""
-    run(session, "pytest", "--numprocesses=2", "--dist=loadgroup", *FAULTS)
+    options = ("--dist=loadgroup", "--no-loadscope-reorder")
+    run(session, "pytest", "--numprocesses=4", *options, *FAULTS)
 
 
 @nox.session(default=False)
 def crashes(session: nox.Session) -> None:
     """Kill, stop and block the workers of jobs, and their servers, twenty times."""
     session.env["ROUNDS"] = "20"
-    run(session, "pytest", "--numprocesses=2", "--dist=loadgroup", "tests/test_jobs.py")
+    run(session, "pytest", "--numprocesses=6", "--dist=loadgroup", "tests/test_jobs.py")
 
 
 @nox.session(default=False)
@@ -90,7 +91,7 @@ def cluster(session: nox.Session) -> None:
 @nox.session
 def projects(session: nox.Session) -> None:
     """Render projects, and run their checks, tests, servers, images and generated clients."""
-    run(session, "pytest", "--numprocesses=2", "--dist=loadgroup", *PROJECTS)
+    run(session, "pytest", "--numprocesses=3", "--dist=loadgroup", *PROJECTS)
 
 
 @nox.session(default=False)

@@ -35,7 +35,7 @@ def compile_once(
     environment: Environment, source: str, name: str | None = None, filename: str | None = None
 ) -> CodeType:
     """Compile a template, or return what was compiled for another project."""
-    key = (environment.lexer, source, name, filename)
+    key = (environment.lexer, source, name)  # Copier clones the template to another folder
     if key not in COMPILED:
         COMPILED[key] = Environment.compile(environment, source, name, filename)
     return COMPILED[key]

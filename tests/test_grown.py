@@ -129,28 +129,33 @@ def lay(project: Path, overlay: str, places: list[Place], fixture: str = "") -> 
 def developing(project: Path) -> Generator[httpx2.Client]:
     """Run `poe dev`, and log in as a developer does."""
     port = free_port()
-    with subprocess.Popen(
-        [UV, "run", "poe", "dev"],
-        cwd=project,
-        env=make_environment(PORT=str(port)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    ) as process:
+    log = project.parent / "dev.log"
+    # The team's own process, if the project has one.
+    has_process = (project / "src/my_service/shipping").exists()
+    with (
+        log.open("wb") as file,
+        subprocess.Popen(
+            [UV, "run", "poe", "dev"],
+            cwd=project,
+            env=make_environment(PORT=str(port)),
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        ) as process,
+    ):
         try:
             with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
                 assert eventually(lambda: is_ready(client)), process.poll()
+                assert eventually(lambda: ("shipping" in log.read_text()) == has_process)
                 log_in(client, project)
                 yield client
         finally:
             os.killpg(process.pid, signal.SIGINT)
-            output, _ = process.communicate(timeout=30)
+            process.wait(30)
+    output = log.read_text()
     assert "Traceback" not in output, output
     has_mail = (project / "src/my_service/mail").exists()
     assert ("Mail is written to .local/mail/" in output) == has_mail
-    # The team's own process, if the project has one.
-    assert ("shipping" in output) == (project / "src/my_service/shipping").exists()
 
 
 def is_ready(client: httpx2.Client) -> bool:

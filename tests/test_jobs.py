@@ -78,7 +78,14 @@ def create_stream(project: Path, nats: Nats, *options: str, **variables: str) ->
     assert output.endswith("The stream was created.\n")
 
 
-@pytest.fixture(params=range(ROUNDS))
+# A group for each round and engine: its tests share a project and servers.
+NUMBERS = [
+    pytest.param(number, marks=pytest.mark.xdist_group(f"round-{number}"))
+    for number in range(ROUNDS)
+]
+
+
+@pytest.fixture(params=NUMBERS)
 def queue(project: Path, server: Postgres, brokers: list[Nats], tmp_path: Path) -> Iterator[Queue]:
     with opening_queue(project, server, brokers, tmp_path) as queue:
         yield queue
