@@ -456,7 +456,8 @@ def test_database_url_replaces_the_temporary_server(
         objects = list_objects(url)
         # `test_ci_passes_with_the_oldest_dependencies` runs all tests with such an address.
         tests = ("tests/test_items.py", "tests/test_migrations.py")
-        succeed(project, UV, "run", "poe", "test", *tests, DATABASE_URL=other_name)
+        output = succeed(project, UV, "run", "poe", "test", *tests, DATABASE_URL=other_name)
+        assert re.search(r"^=+ \d+ passed in", output, re.MULTILINE), output
         assert list_objects(url) == objects
         (project / "tests" / "test_signal.py").write_text(INTERRUPTED)
         interruption = run(project, UV, "run", "poe", "test", "-k", "signal", DATABASE_URL=url)
